@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Neither needs root.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Under this folder everything that quickstart makes: clips, database.
+QUICKSTART ?= quickstart
+OUT ?= experiments/results
+
+.PHONY: help install quickstart test check format docs bench gpu-check clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## create .venv and install autotune into it
+
+quickstart: install ## make sample clips, tune their loader on this machine, print the winning flags
+	@$(BIN)/autotune clips make $(QUICKSTART)/clips
+	@$(BIN)/autotune launch experiments/quickstart.yaml --data-dir $(QUICKSTART)/clips --storage sqlite:///$(QUICKSTART)/autotune.db
+
+test: install ## run all tests
+	@$(BIN)/python -m pytest -q
+
+check: install ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install ## regenerate the command line reference
+	$(BIN)/python -m autotune.cli.reference docs/cli.md
+
+bench: install ## compare spdl_video with decode alone, the published stages and a DataLoader
+	$(BIN)/python -m experiments.benchmarks.loaders
+
+gpu-check: install ## prove the NVDEC path on this machine; writes to $(OUT)
+	OUT=$(OUT) $(BIN)/python -m experiments.benchmarks.gpu_check
+
+clean: ## remove what quickstart and the tools made (not the environment)
+	rm -rf $(QUICKSTART) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

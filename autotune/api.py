@@ -1,0 +1,259 @@
+"""The Python API: launch a study, load one, ask it, export its winner.
+
+    study = autotune.launch("experiment.yaml", data_dir="/data/train")
+    study = autotune.load_study("experiment", storage="sqlite:///autotune.db")
+    study.best()                    the best trial: .params, .samples_per_second, .verified, .flags
+    study.trials_dataframe()        pandas, one row a trial
+    study.export(format="flags")    the winning flags
+
+A `Study` holds no open connection: every question reads the database as it is then, also while
+the study runs in another process.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.exceptions import InputError
+from autotune.results import (
+    StudySummary,
+    TrialFigures,
+    Winner,
+    all_trials,
+    export_study,
+    summary,
+    trial_figures,
+    winners,
+)
+from autotune.storage import Database, MeasurementRecord, StudyRecord, TrialRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from autotune.config import Experiment
+    from autotune.observer import StudyObserver
+    from autotune.study import StopSignal
+
+
+class Trial(TrialFigures):
+    """One configuration with its figures."""
+
+    flags: str
+    """The configuration as command-line flags, on one line."""
+
+
+def launch(
+    experiment: str | Path | Mapping[str, Any],
+    *,
+    storage: str | None = None,
+    study_name: str | None = None,
+    data_dir: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    observer: StudyObserver | None = None,
+    signal: StopSignal | None = None,
+) -> Study:
+    """Run a study, or resume it, until its budget is used and its winner was verified.
+
+    Blocks. A study that is finished is only loaded.
+
+    Args:
+        experiment: path of an experiment file, or what such a file holds.
+        storage: SQLAlchemy URL; default: ``AUTOTUNE_STORAGE``, the experiment's, or
+            ``sqlite:///autotune.db``.
+        study_name: default: the experiment's, or the stem of its file.
+        data_dir: folder of videos, in place of the experiment's.
+        overrides: ``key.path=value`` as given to ``--set``.
+        observer: told what happens.
+        signal: asks the launch to end.
+
+    Raises:
+        InputError, UnsupportedError, StorageError: see `autotune.launch_experiment`; a study that
+            fails is returned, its state says so.
+    """
+    from autotune.config import storage_url
+    from autotune.launch import launch_experiment
+
+    read = _read(experiment, study_name, data_dir, overrides)
+    name = read.study_name
+    if name is None:
+        if isinstance(experiment, Mapping):
+            raise InputError(
+                "study_name: is missing. Give one: an experiment that is no file has no name"
+            )
+        name = Path(experiment).stem
+    url = storage_url(storage, read)
+    launch_experiment(read, storage=url, study_name=name, observer=observer, signal=signal)
+    return Study(name, url)
+
+
+def _read(
+    experiment: str | Path | Mapping[str, Any],
+    study_name: str | None,
+    data_dir: str | Path | None,
+    overrides: Iterable[str],
+) -> Experiment:
+    from autotune.config import experiment_from, load_experiment
+
+    values: dict[str, Any] = {}
+    if study_name is not None:
+        values["study_name"] = study_name
+    if data_dir is not None:
+        values["target.data_dir"] = str(data_dir)
+    if isinstance(experiment, Mapping):
+        return experiment_from(experiment, overrides, values)
+    return load_experiment(experiment, overrides, values)
+
+
+def load_study(name: str, storage: str | None = None) -> Study:
+    """A study that exists.
+
+    Args:
+        storage: SQLAlchemy URL; default: ``AUTOTUNE_STORAGE``, or ``sqlite:///autotune.db``.
+
+    Raises:
+        InputError: if there is no such database or study.
+    """
+    from autotune.config import storage_url
+
+    study = Study(name, storage_url(storage))
+    study.record  # noqa: B018 - a wrong name is told here, not at the first question
+    return study
+
+
+class Study:
+    """A study in a database; see `launch` and `load_study`."""
+
+    def __init__(self, name: str, storage: str) -> None:
+        self.name = name
+        self._storage = storage
+
+    def __repr__(self) -> str:
+        return f"<autotune.Study {self.name!r}>"  # no URL: it may hold a password
+
+    @contextmanager
+    def _database(self) -> Iterator[tuple[Database, StudyRecord]]:
+        with Database.open(self._storage, create=False) as database:
+            yield database, database.get_study(self.name)
+
+    @property
+    def record(self) -> StudyRecord:
+        """The study as it is stored now."""
+        with self._database() as (_, record):
+            return record
+
+    def status(self) -> StudySummary:
+        """State, trials done, best so far, time left."""
+        with self._database() as (database, record):
+            return summary(database, record)
+
+    def best(self, top: int = 1, where: str | None = None) -> Trial | list[Trial]:
+        """The best trial, a verified one first; a list of at most ``top`` where it is above 1.
+
+        Figures compare within one value of the workload parameters, so the list is of the
+        workload of the best one; `winners` has the best of each.
+
+        Args:
+            where: only trials for which this expression over parameters and figures holds.
+
+        Raises:
+            InputError: if no trial has a figure, or ``where`` is malformed.
+        """
+        from autotune.expressions import Expression
+
+        condition = None if where is None else Expression.parse(where, "where")
+        with self._database() as (database, record):
+            groups = database.best(record.id, top=top, where=condition)
+            if not groups:
+                raise InputError(
+                    f"study {self.name!r} has no trial with a figure"
+                    + ("" if where is None else f" for which {where} holds")
+                )
+            found = [_trial(record, t, groups[0].baseline) for t in groups[0].trials]
+        return found[0] if top == 1 else found
+
+    def winners(self) -> list[Winner]:
+        """The best trial of every workload with its flags and gain, verified ones first."""
+        with self._database() as (database, record):
+            return winners(database, record)
+
+    def trials(self) -> list[TrialFigures]:
+        """Every trial, by number."""
+        with self._database() as (database, record):
+            return all_trials(database, record)
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """One row a trial; the parameters are columns ``params_<name>``, as Optuna names them.
+
+        A failed trial has no figure, and ``failure_kind`` and ``failure_cause``.
+        """
+        return _frame([_flat_trial(trial) for trial in self.trials()], TrialFigures)
+
+    def measurements_dataframe(self) -> pd.DataFrame:
+        """One row a measurement: search runs, and those of the verification."""
+        with self._database() as (database, record):
+            runs = database.measurements(record.id)
+        return _frame([_flat_measurement(run) for run in runs], MeasurementRecord)
+
+    def windows_dataframe(self) -> pd.DataFrame:
+        """One row a window of a measurement, about a quarter of a second long each."""
+        rows = []
+        with self._database() as (database, record):
+            for run in database.measurements(record.id):
+                where = {"measurement": run.uuid, "trial_number": run.trial_number}
+                for window in database.windows(run.id):
+                    values = window.model_dump(exclude={"arrivals", "batch_samples", "stages"})
+                    seconds = window.end - window.start
+                    rate = window.samples / seconds if seconds > 0 else None
+                    rows.append({**where, "role": run.role, **values, "samples_per_second": rate})
+        return _frame(rows, None)
+
+    def export(
+        self, format: str = "flags", trial: int | None = None, unverified: bool = False
+    ) -> str:
+        """The winner, or a trial, as ``flags``, ``json``, ``yaml``, ``env`` or ``argfile``.
+
+        Raises:
+            InputError: for what is not verified (unless ``unverified``), or an unknown format.
+        """
+        with self._database() as (database, record):
+            return export_study(database, record, format, trial=trial, unverified=unverified)
+
+
+def _trial(record: StudyRecord, trial: TrialRecord, baseline: TrialRecord | None) -> Trial:
+    from autotune.search_space import SearchSpace
+
+    space = SearchSpace.from_dict(record.space, f"study {record.name!r}")
+    found = dict(trial_figures(trial, baseline))
+    return Trial(**found, flags=shlex.join(space.format_flags(trial.params)))
+
+
+def _flat_trial(trial: TrialFigures) -> dict[str, Any]:
+    row = trial.model_dump(exclude={"params", "verification", "failure"})
+    verification, failure = trial.verification, trial.failure
+    row["verified_ratio"] = verification.ratio if verification else None
+    row["verified_ratio_low"] = verification.ratio_low if verification else None
+    row["verified_ratio_high"] = verification.ratio_high if verification else None
+    row["failure_kind"] = failure.kind if failure else None
+    row["failure_cause"] = failure.cause if failure else None
+    return row | {f"params_{name}": value for name, value in trial.params.items()}
+
+
+def _flat_measurement(run: MeasurementRecord) -> dict[str, Any]:
+    nested = {"ranks", "readback", "versions", "failed_clips", "timeline", "failure"}
+    row = run.model_dump(exclude=nested | {"study_id", "id"})
+    row["failure_kind"] = run.failure.kind if run.failure else None
+    row["failure_cause"] = run.failure.cause if run.failure else None
+    row |= {f"seconds_to_{event}": at for event, at in run.timeline.items()}
+    return row | {f"params_{name}": value for name, value in run.readback.items()}
+
+
+def _frame(rows: list[dict[str, Any]], model: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    if rows or model is None:
+        return pd.DataFrame(rows)
+    return pd.DataFrame(columns=list(model.model_fields))

@@ -1,0 +1,93 @@
+"""How much a study may still do: trials, time, patience. Totals over all its launches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class BudgetClock:
+    """Counts what a study has used.
+
+    Args:
+        trials: trials in total, the baseline included; None for no limit.
+        seconds: time in total, verification included; None for no limit.
+        patience: trials without a better figure after which the search ends; None for no limit.
+        used_seconds: what earlier launches used.
+        now: monotonic clock, seconds.
+    """
+
+    trials: int | None
+    seconds: float | None
+    patience: int | None
+    used_trials: int = 0
+    used_seconds: float = 0.0
+    now: Callable[[], float] = time.monotonic
+    best: float | None = None
+    since_best: int = 0
+    _started: float = field(init=False)
+    _durations: list[float] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._started = self.now()
+
+    @property
+    def this_launch(self) -> float:
+        """Seconds since this launch began."""
+        return self.now() - self._started
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds used by all launches."""
+        return self.used_seconds + self.this_launch
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left, never negative; None without a limit."""
+        return None if self.seconds is None else max(0.0, self.seconds - self.elapsed)
+
+    @property
+    def trial_seconds(self) -> float | None:
+        """What a trial takes, as the mean of the last ten; None before the first."""
+        recent = self._durations[-10:]
+        return sum(recent) / len(recent) if recent else None
+
+    def count(self, value: float | None, duration: float | None = None) -> None:
+        """Note a trial's end: its figure (None for a failure) and its seconds."""
+        self.used_trials += 1
+        if duration is not None:
+            self._durations.append(duration)
+        if value is not None and (self.best is None or value > self.best):
+            self.best = value
+            self.since_best = 0
+        else:
+            self.since_best += 1
+
+    def exhausted(self, reserved_runs: int = 0) -> str | None:
+        """Why no further trial may start; None if one may.
+
+        ``reserved_runs`` measurements are kept back for verification, and another trial starts
+        only if it is expected to end before they must begin.
+        """
+        if self.trials is not None and self.used_trials >= self.trials:
+            return f"the budget of {self.trials} trials is used"
+        if self.patience is not None and self.since_best >= self.patience:
+            return f"no better configuration in {self.patience} trials"
+        if self.seconds is not None:
+            expected = (self.trial_seconds or 0.0) * (reserved_runs + 1)
+            if self.elapsed + expected >= self.seconds:
+                return f"the budget of {self.seconds / 3600:.4g} h is used"
+        return None
+
+    def time_left(self, reserved_runs: int = 0) -> float | None:
+        """Expected seconds until the study ends, verification included; None if unknown."""
+        per_trial = self.trial_seconds
+        estimates = []
+        if self.trials is not None and per_trial is not None:
+            left = max(0, self.trials - self.used_trials)
+            estimates.append((left + reserved_runs) * per_trial)
+        if self.remaining is not None:
+            estimates.append(self.remaining)
+        return min(estimates) if estimates else None

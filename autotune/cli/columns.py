@@ -1,0 +1,177 @@
+"""What a person sees of a trial, a study and a result: columns over their JSON objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autotune.cli import figures
+from autotune.cli.formatting import Column, JsonObject
+from autotune.trial import Scalar
+
+
+def _rate_cell(row: JsonObject) -> str:
+    return figures.number(row["samples_per_second"])
+
+
+def _interval_cell(row: JsonObject) -> str:
+    return figures.interval(row["ci_low"], row["ci_high"])
+
+
+def _epoch_cell(row: JsonObject) -> str:
+    return figures.duration(row["epoch_seconds"])
+
+
+def _gain_cell(row: JsonObject) -> str:
+    """The verified ratio, else that of the search figures with a ~: nothing is claimed by it."""
+    verification = row.get("verification")
+    if row["verified"] and verification:
+        return f"{verification['ratio']:.2f}x verified"
+    if verification and verification["ratio"] is not None:
+        return f"{verification['ratio']:.2f}x no gain"
+    ratio = row.get("ratio")
+    return figures.UNKNOWN if ratio is None or row["origin"] == "baseline" else f"~{ratio:.2f}x"
+
+
+def outcome_cell(row: JsonObject, baseline: Mapping[str, Scalar] | None) -> str:
+    """The configuration as what it changes; for a failed trial, why it failed."""
+    changed = figures.changes(row["params"], baseline)
+    if row["origin"] == "baseline" and changed == "as the baseline":
+        changed = "baseline"
+    if row["failure"]:
+        return f"{changed}: {row['failure']['kind']}: {row['failure']['cause']}"
+    if row["violated"]:
+        return f"{changed}: violates {', '.join(map(str, row['violated']))}"
+    return changed
+
+
+def trial_columns(baseline: Mapping[str, Scalar] | None) -> list[Column]:
+    """Columns of a list of trials."""
+    return [
+        Column("trial", "number", justify="right"),
+        Column("state", "state", lambda row: row["state"].lower()),
+        Column("samples/s", "samples_per_second", _rate_cell, "right"),
+        Column("95 % interval", "ci_low", _interval_cell, "right"),
+        Column("epoch", "epoch_seconds", _epoch_cell, "right"),
+        Column(
+            "differs from the baseline", "params", lambda r: outcome_cell(r, baseline), fold=True
+        ),
+    ]
+
+
+def best_columns(baseline: Mapping[str, Scalar] | None, *, across: bool = False) -> list[Column]:
+    """Columns of the best trials; ``across`` studies names the study of each."""
+    study = [Column("study", "study")] if across else []
+    return [
+        *study,
+        Column("trial", "number", justify="right"),
+        Column("samples/s", "samples_per_second", _rate_cell, "right"),
+        Column("95 % interval", "ci_low", _interval_cell, "right"),
+        Column("vs baseline", "ratio", _gain_cell),
+        Column("epoch", "epoch_seconds", _epoch_cell, "right"),
+        Column(
+            "parameters" if across else "differs from the baseline",
+            "params",
+            lambda row: outcome_cell(row, baseline),
+            fold=True,
+        ),
+    ]
+
+
+def study_columns() -> list[Column]:
+    """Columns of the list of studies."""
+    return [
+        Column("study", "study"),
+        Column("target", "target"),
+        Column("state", "state"),
+        Column("trials", "trials_done", _trials_cell, "right"),
+        Column("best", "best.samples_per_second", _best_cell, "right"),
+        Column(
+            "vs baseline",
+            "best.ratio",
+            lambda row: _gain_cell(row["best"]) if row["best"] else figures.UNKNOWN,
+        ),
+        Column("elapsed", "elapsed_seconds", _elapsed_cell, "right"),
+    ]
+
+
+def _trials_cell(row: JsonObject) -> str:
+    total = row["trials_total"]
+    return str(row["trials_done"]) if total is None else f"{row['trials_done']}/{total}"
+
+
+def _best_cell(row: JsonObject) -> str:
+    return figures.number(row["best"]["samples_per_second"]) if row["best"] else figures.UNKNOWN
+
+
+def _elapsed_cell(row: JsonObject) -> str:
+    return figures.duration(row["elapsed_seconds"])
+
+
+def status_lines() -> list[Column]:
+    """Lines of `autotune status`."""
+    return [
+        Column("study", "study"),
+        Column("state", "state", lambda r: f"{r['state']}{_because(r['reason'])}"),
+        Column("trials", "trials_done", _trials_line),
+        Column("baseline", "baseline.samples_per_second", lambda r: _figure_line(r["baseline"])),
+        Column("best", "best.samples_per_second", _best_line),
+        Column("gain", "best.ratio", lambda r: gain_line(r["best"])),
+        Column("elapsed", "elapsed_seconds", _elapsed_cell),
+        Column(
+            "time left", "time_left_seconds", lambda r: figures.duration(r["time_left_seconds"])
+        ),
+    ]
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _trials_line(row: JsonObject) -> str:
+    failed = f", {row['trials_failed']} failed" if row["trials_failed"] else ""
+    return f"{_trials_cell(row)} done{failed}"
+
+
+def _figure_line(trial: JsonObject | None) -> str:
+    if trial is None or trial["samples_per_second"] is None:
+        return ""
+    rate = figures.rate(trial["samples_per_second"], trial["ci_low"], trial["ci_high"])
+    return f"{rate}, epoch {figures.duration(trial['epoch_seconds'])}"
+
+
+def _best_line(row: JsonObject) -> str:
+    best, baseline = row["best"], row["baseline"]
+    if best is None:
+        return ""
+    changed = figures.changes(best["params"], baseline["params"] if baseline else None)
+    return f"trial {best['number']}: {_figure_line(best)}\n{changed}"
+
+
+def gain_line(trial: JsonObject | None) -> str:
+    """What may be said of a trial against the baseline, and on what ground."""
+    if trial is None:
+        return ""
+    verification = trial["verification"]
+    if verification and verification["ratio"] is not None:
+        text = figures.gain(
+            verification["ratio"], verification["ratio_low"], verification["ratio_high"]
+        )
+        blocks = figures.counted(verification["blocks"], "block")
+        if not trial["verified"]:
+            return f"no significant gain: {text} over {blocks}"
+        epochs = figures.epoch_change(
+            verification["baseline_epoch_seconds"], verification["epoch_seconds"]
+        )
+        return f"{text}, verified over {blocks}\nepoch {epochs}"
+    if trial.get("ratio") is None or trial["origin"] == "baseline":
+        return ""
+    return f"{figures.gain(trial['ratio'])} in the search, not verified"
+
+
+def across_line(across: JsonObject) -> str:
+    """The ratio across workload values, labelled as such."""
+    return (
+        f"Across workload values (a sample is not the same work): trial {across['trial']} with "
+        f"{across['workload']} delivers ~{across['ratio']:.2f}x the samples/s of the baseline "
+        f"with {across['baseline_workload']}."
+    )

@@ -1,0 +1,119 @@
+"""What an executor does on a node: prepare it once, then measure on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from typing import IO, cast
+
+from pydantic import ValidationError
+
+from autotune import processes
+from autotune.supervisor import child_environment, end_leftovers
+from autotune.trial import STUDY_MARK, TRIAL_MARK, Fingerprint, NodeInfo, ProbeRequest
+
+PROBE_SECONDS = 900.0
+"""Scanning and reading a large data set takes its time."""
+
+_MAX_LOG = 4096
+
+
+def prepare_node(
+    request: ProbeRequest,
+    python: str = sys.executable,
+    changes: Mapping[str, str | None] | None = None,
+    cwd: str | None = None,
+) -> NodeInfo:
+    """End what an earlier driver of the study left on this node, then probe it.
+
+    A probe that dies or hangs comes back as a NodeInfo with an error, never as an exception.
+    """
+    ended = end_leftovers(request.study)
+    info = probe_node(request, python, changes, cwd)
+    if ended:
+        warning = f"ended {len(ended)} processes left by an earlier run: {'; '.join(ended)}"
+        info = info.model_copy(update={"warnings": [warning, *info.warnings]})
+    return info
+
+
+def probe_node(
+    request: ProbeRequest,
+    python: str = sys.executable,
+    changes: Mapping[str, str | None] | None = None,
+    cwd: str | None = None,
+) -> NodeInfo:
+    """Ask a fresh worker process what this machine and this data folder are."""
+    mark = uuid.uuid4().hex
+    marks = {TRIAL_MARK: mark, STUDY_MARK: request.study}
+    read, write = os.pipe()
+    command = [python, "-m", "autotune.worker", "--probe", "--events-fd", str(write)]
+    worker = subprocess.Popen(
+        [*command, "--mark", f"{TRIAL_MARK}={mark}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(write,),
+        start_new_session=True,
+        env=child_environment(marks, changes),
+        cwd=cwd,
+    )
+    os.close(write)
+    log = cast("IO[bytes]", worker.stderr)
+    pipe = cast("IO[bytes]", worker.stdin)
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.write(request.model_dump_json().encode() + b"\n")
+            pipe.flush()
+        answer, noise = _collect(worker, read, log.fileno())
+    finally:
+        processes.end(lambda: _of_probe(mark, guardian=False), patience=1.0)
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+        code = worker.wait()
+        processes.end(lambda: _of_probe(mark, guardian=True), patience=1.0)
+        log.close()
+        os.close(read)
+    try:
+        return NodeInfo.model_validate_json(answer)
+    except ValidationError:
+        how = f"exit status {code}" if code >= 0 else f"signal {-code}"
+        text = noise[-_MAX_LOG:].decode(errors="replace").strip()
+        return NodeInfo(
+            node=socket.gethostname(),
+            fingerprint=Fingerprint(),
+            names={},
+            error=f"the probe of this machine ended without an answer ({how}): {text}",
+            error_kind="unsupported",
+        )
+
+
+def _of_probe(mark: str, guardian: bool) -> list[int]:
+    found = processes.marked(TRIAL_MARK, mark)
+    return [p for p in found if guardian or processes.name_of(p) != processes.GUARDIAN_NAME]
+
+
+def _collect(worker: subprocess.Popen[bytes], events: int, log: int) -> tuple[bytes, bytes]:
+    """Read both pipes until a whole line or both ends, at most PROBE_SECONDS."""
+    answer, noise = b"", b""
+    descriptors = {events, log}
+    deadline = time.monotonic() + PROBE_SECONDS
+    while descriptors and b"\n" not in answer and time.monotonic() < deadline:
+        ready, _, _ = select.select(list(descriptors), [], [], 0.2)
+        for descriptor in ready:
+            data = os.read(descriptor, 65536)
+            if not data:
+                descriptors.discard(descriptor)
+            elif descriptor == events:
+                answer += data
+            else:
+                noise += data
+        if not ready and worker.poll() is not None:
+            break
+    return answer, noise

@@ -1,0 +1,398 @@
+"""Launches a study: opens the database, brings the executor up, runs, verifies, closes."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.budget import BudgetClock
+from autotune.config import Experiment, Plan, difference, identity, resolve
+from autotune.exceptions import AutotuneError, InputError, StudyConflict, UnsupportedError
+from autotune.executors.base import Executor
+from autotune.metadata import fingerprint_difference
+from autotune.observer import StudyObserver
+from autotune.plugins import load_executor
+from autotune.samplers import Proposer, choose
+from autotune.storage import Database, StudyRecord, TrialRecord
+from autotune.study import LEASE_SECONDS, State, StopSignal, StudyRun, figure_limits
+from autotune.trial import NodeInfo, Params, ProbeRequest
+from autotune.verification import verification_runs, verify_study
+from autotune.workloads import workload_baselines
+
+if TYPE_CHECKING:
+    import optuna
+
+FIXED_TRIAL_SECONDS = 3.0
+"""What a trial takes besides measuring, for an estimate before the first one: imports, first
+batch, warm-up and clean-up on two cores. Shown as an expectation only, never recorded."""
+
+
+@dataclass(frozen=True)
+class LaunchOutcome:
+    """How a launch ended."""
+
+    record: StudyRecord
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a launch would do."""
+
+    plan: Plan
+    sampler: str
+    space_size: int | None
+    """Distinct configurations; None for a continuous space."""
+    searched: list[str]
+    first_trials: list[tuple[str, Params]]
+    """(origin, configuration) of the first trials. Those of a sampler that learns are what it
+    would propose before it has learnt anything."""
+    expected_seconds: float | None
+    verification_runs: int
+
+
+def launch_experiment(
+    experiment: Experiment,
+    *,
+    storage: str,
+    study_name: str,
+    observer: StudyObserver | None = None,
+    signal: StopSignal | None = None,
+    executor: Executor | None = None,
+) -> LaunchOutcome:
+    """Run or resume a study until its budget is used, and verify its winner.
+
+    Args:
+        experiment: what to tune.
+        storage: SQLAlchemy URL of the database; created where it does not exist.
+        study_name: the study's name; an existing one is resumed.
+        observer: told what happens.
+        signal: asked to end the launch.
+        executor: where measurements run; default: what the experiment says. Closed at the end.
+
+    Raises:
+        InputError: if the experiment, the database or the data are not fit for it.
+        StudyConflict: if the study exists with another experiment, machine or data set, or
+            another driver runs it.
+        UnsupportedError: if the machine lacks what the baseline needs.
+        StorageError: if the database fails for good.
+    """
+    plan = resolve(experiment)
+    observer = observer or StudyObserver()
+    signal = signal or StopSignal()
+    database = Database.open(storage)
+    try:
+        existing = database.find_study(study_name)
+        if existing is not None:
+            _refuse_changed(existing, identity(plan))
+            if existing.state == "finished" and not _budget_left(plan, database, existing):
+                return LaunchOutcome(existing, "finished", existing.state_reason)
+        executor = executor or _make_executor(experiment, observer)
+        try:
+            return _Launch(plan, database, executor, study_name, observer, signal).run(existing)
+        finally:
+            executor.close()
+    finally:
+        database.close()
+
+
+def dry_run(experiment: Experiment, first: int = 8) -> DryRun:
+    """What `launch_experiment` would do, without measuring, probing or writing anything.
+
+    Constraints are checked with this machine's names.
+    """
+    import optuna
+
+    from autotune.processes import machine_names
+
+    plan = resolve(experiment)
+    names = machine_names()
+    kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    proposer = Proposer(study, plan.searched, names, kind, experiment.seed)
+    _enqueue(proposer, plan)
+    trials: list[tuple[str, Params]] = []
+    limit = first if experiment.budget.trials is None else min(first, experiment.budget.trials)
+    while len(trials) < limit and (proposal := proposer.next()) is not None:
+        trials.append((proposal.origin, proposal.params))
+    runs = verification_runs(experiment.verification)
+    return DryRun(
+        plan=plan,
+        sampler=kind,
+        space_size=plan.searched.size(),
+        searched=plan.searched.searched,
+        first_trials=trials,
+        expected_seconds=_expected_seconds(plan, runs),
+        verification_runs=runs,
+    )
+
+
+def _expected_seconds(plan: Plan, runs: int) -> float | None:
+    """From the measuring times asked for: between the shortest and the longest of them."""
+    experiment = plan.experiment
+    measuring = math.sqrt(experiment.measurement.min_seconds * experiment.measurement.max_seconds)
+    per_run = measuring + FIXED_TRIAL_SECONDS
+    size = plan.searched.size()
+    limits = [n for n in (experiment.budget.trials, size) if n is not None]
+    estimates = [(min(limits) + runs) * per_run] if limits else []
+    if experiment.budget.hours is not None:
+        estimates.append(experiment.budget.hours * 3600)
+    return min(estimates) if estimates else None
+
+
+def _make_executor(experiment: Experiment, observer: StudyObserver) -> Executor:
+    settings = experiment.executor
+    return load_executor(settings.kind).create(
+        address=settings.address,
+        slots_per_node=settings.slots_per_node,
+        on_event=observer.measurement_event,
+    )
+
+
+def _budget_left(plan: Plan, database: Database, record: StudyRecord) -> bool:
+    """Whether a finished study may go on, because its budget was raised."""
+    budget = plan.experiment.budget
+    trials = [t for t in database.trials(record.id) if t.state in ("COMPLETE", "FAIL")]
+    more_trials = budget.trials is None or len(trials) < budget.trials
+    more_time = budget.hours is None or record.elapsed_seconds < budget.hours * 3600
+    unchanged = Experiment.from_dict(record.experiment).budget == budget
+    return more_trials and more_time and not unchanged
+
+
+def _refuse_changed(record: StudyRecord, fixed: dict[str, object]) -> None:
+    changed = difference(record.identity, fixed)
+    if changed:
+        raise StudyConflict(
+            f"study {record.name!r} exists and was made with another experiment; what differs:\n  "
+            + "\n  ".join(changed)
+            + "\nUse another --study-name, or restore these values to resume it."
+        )
+
+
+def _enqueue(proposer: Proposer, plan: Plan) -> None:
+    for params in workload_baselines(plan.searched, plan.baseline):
+        proposer.enqueue(params, "baseline")
+    for params in plan.enqueued:
+        proposer.enqueue(params, "enqueued")
+
+
+def cache_dir() -> Path:
+    """Where manifests are kept: ``$XDG_CACHE_HOME/autotune``, by default ``~/.cache/autotune``."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "autotune"
+
+
+class _Launch:
+    """The steps of one launch that share an open database and an executor."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        database: Database,
+        executor: Executor,
+        name: str,
+        observer: StudyObserver,
+        signal: StopSignal,
+    ) -> None:
+        self._plan = plan
+        self._database = database
+        self._executor = executor
+        self._name = name
+        self._observer = observer
+        self._signal = signal
+        self._owner = uuid.uuid4().hex
+
+    def run(self, existing: StudyRecord | None) -> LaunchOutcome:
+        """Probe, open, search, verify; whatever happens, the study's state is saved."""
+        record = existing
+        run: StudyRun | None = None
+        state: State = "failed"
+        reason = ""
+        if record is not None:
+            # Before anything is started: a second driver is told at once.
+            self._database.acquire_lease(record.id, self._owner, ttl=LEASE_SECONDS)
+        study_uuid = record.uuid if record is not None else uuid.uuid4().hex
+        try:
+            nodes = self._probe(study_uuid)
+            if record is None:
+                record = self._create(study_uuid, nodes[0])
+                self._database.acquire_lease(record.id, self._owner, ttl=LEASE_SECONDS)
+            else:
+                self._refuse_other_machine(record, nodes[0])
+                self._database.update_experiment(record.id, self._plan.experiment.to_dict())
+                self._database.clear_requests(record.id)
+            run = self._prepare(record, nodes, resumed=existing is not None)
+            self._database.set_state(record.id, "running", "")
+            self._observer.study_started(
+                self._name,
+                existing is not None,
+                nodes,
+                self._plan.searched.searched,
+                run.sampler_kind,
+            )
+            state, reason = run.search() or verify_study(run)
+        except AutotuneError as error:
+            reason = str(error)
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if record is not None:
+                self._save(record, run, state, reason)
+            self._observer.study_finished(state, reason)
+        return LaunchOutcome(self._database.get_study(self._name), state, reason)
+
+    def _save(
+        self, record: StudyRecord, run: StudyRun | None, state: State, reason: str
+    ) -> None:
+        if run is not None:
+            run.save_elapsed()
+            self._database.set_state(record.id, state, reason)
+            self._database.clear_requests(record.id)
+        self._database.release_lease(record.id, self._owner)
+
+    def _probe(self, study_uuid: str) -> list[NodeInfo]:
+        plan = self._plan
+        request = ProbeRequest(
+            study=study_uuid,
+            target=plan.experiment.target.name,
+            params=plan.baseline,
+            settings=plan.settings,
+            data_dir=None if plan.data_dir is None else str(plan.data_dir),
+            cache_dir=str(cache_dir()),
+            seed=plan.experiment.seed,
+        )
+        nodes = self._executor.start(request)
+        for node in nodes:
+            if node.error is not None:
+                where = f"{node.node}: " if len(nodes) > 1 else ""
+                kind = InputError if node.error_kind == "input" else UnsupportedError
+                raise kind(f"{where}{node.error}")
+            for text in node.warnings:
+                self._observer.note(text)
+        first = nodes[0]
+        if any(n.manifest_hash != first.manifest_hash for n in nodes):
+            raise InputError(
+                "target.data_dir: the nodes see different data ("
+                + ", ".join(f"{n.node}: {n.num_samples} files" for n in nodes)
+                + "); mount the same data set on every node"
+            )
+        for node in nodes[1:]:
+            lines = fingerprint_difference(
+                node.node, first.fingerprint.machine, node.fingerprint.machine
+            )
+            if lines:
+                raise InputError(
+                    "executor: figures of different machines do not compare, and these nodes "
+                    "differ:\n  " + "\n  ".join(lines) + "\nUse nodes of one kind."
+                )
+        return nodes
+
+    def _create(self, study_uuid: str, node: NodeInfo) -> StudyRecord:
+        plan = self._plan
+        return self._database.create_study(
+            self._name,
+            uuid=study_uuid,
+            target=plan.experiment.target.name,
+            experiment=plan.experiment.to_dict(),
+            identity=identity(plan),
+            space=plan.searched.to_dict(),
+            baseline=plan.baseline,
+            dataset_samples=node.num_samples,
+            machine=node.fingerprint.machine,
+            data=node.fingerprint.data,
+        )
+
+    def _refuse_other_machine(self, record: StudyRecord, node: NodeInfo) -> None:
+        machine, data = self._database.study_fingerprints(record.id)
+        lines: list[str] = []
+        if machine is not None:
+            lines += fingerprint_difference("machine", machine, node.fingerprint.machine)
+        if data is not None:
+            lines += fingerprint_difference("data", data, node.fingerprint.data)
+        if lines:
+            raise StudyConflict(
+                f"study {record.name!r} was measured on another machine or other data; "
+                "what differs:\n  " + "\n  ".join(lines) + "\nUse another --study-name."
+            )
+
+    def _prepare(self, record: StudyRecord, nodes: list[NodeInfo], resumed: bool) -> StudyRun:
+        """Everything between an open study and its first trial."""
+        import optuna
+
+        plan = self._plan
+        experiment = plan.experiment
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if resumed:
+            self._database.flush_spool()
+            self._database.clear_running(record.id)
+        done = self._database.trials(record.id)
+        kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
+        study = optuna.create_study(
+            storage=self._database.optuna_storage(),
+            study_name=record.optuna_study_name,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(),  # unused: every trial is enqueued
+            load_if_exists=True,
+        )
+        _clear_optuna_running(study)
+        run = StudyRun(
+            plan=plan,
+            database=self._database,
+            record=record,
+            executor=self._executor,
+            nodes=nodes,
+            sampler_kind=kind,
+            observer=self._observer,
+            signal=self._signal,
+            clock=BudgetClock(
+                trials=experiment.budget.trials,
+                seconds=None if experiment.budget.hours is None else experiment.budget.hours * 3600,
+                patience=experiment.budget.patience,
+                used_seconds=record.elapsed_seconds,
+            ),
+            proposer=Proposer(
+                study,
+                plan.searched,
+                nodes[0].names,
+                kind,
+                experiment.seed,
+                figure_constraints=figure_limits(plan),
+            ),
+            owner=self._owner,
+        )
+        _restore(run, done)
+        _enqueue(run.proposer, plan)
+        return run
+
+
+def _restore(run: StudyRun, done: Iterable[TrialRecord]) -> None:
+    """Take over what earlier launches measured.
+
+    A trial that an infrastructure fault ended, or a driver that died, taught nothing: it counts
+    for no budget and may be proposed again.
+    """
+    for trial in sorted(done, key=lambda t: t.number):
+        if trial.failure is not None and trial.failure.kind == "infrastructure":
+            continue
+        rate = trial.samples_per_second
+        run.proposer.remember(trial.number, trial.params, rate)
+        run.clock.count(rate if trial.feasible else None)
+        if rate is not None:
+            run.note_rate(trial.number, trial.params, rate, trial.feasible)
+
+
+def _clear_optuna_running(study: optuna.Study) -> None:
+    """A killed driver leaves RUNNING trials, which TPE's constant liar would avoid for ever."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        study.tell(trial.number, state=TrialState.FAIL)

@@ -1,0 +1,160 @@
+"""This machine: what its fingerprint says and the names that expressions can use.
+
+Standard library, and NVML where it is installed; in the layer that worker and driver share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from autotune.trial import Scalar
+
+PACKAGES = ("torch", "av", "spdl", "spdl-core", "spdl-io", "numpy", "ray")
+"""Their versions are part of the fingerprint."""
+
+_GIB = float(2**30)
+_CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED = 2**60
+
+
+def fingerprint(gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """This machine, as far as figures depend on it.
+
+    Args:
+        gpus: as `find_gpus` returns them.
+    """
+    return {
+        "hostname": socket.gethostname(),
+        "kernel": platform.release(),
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "memory_gib": round(memory_bytes() / _GIB),
+        "memory_available_gib": round(available_bytes() / _GIB, 1),
+        "python": platform.python_version(),
+        "gpus": [f"{gpu['name']} {gpu['memory_gib']} GiB" for gpu in gpus],
+        "gpu_driver": gpus[0]["driver"] if gpus else None,
+        "packages": _packages(),
+    }
+
+
+def names(gpus: list[dict[str, Any]] | None = None) -> dict[str, Scalar]:
+    """What constraints of a search space can refer to: cores, GPUs, memory (GiB).
+
+    Args:
+        gpus: as `find_gpus` returns them; looked for if None.
+    """
+    gpus = find_gpus() if gpus is None else gpus
+    return {
+        "cpu_count": cores(),
+        "gpu_count": len(gpus),
+        "memory_gib": round(memory_bytes() / _GIB, 2),
+    }
+
+
+def find_gpus() -> list[dict[str, Any]]:
+    """Name, memory (GiB) and driver of every visible NVIDIA GPU; none without NVML."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return []
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    try:
+        driver = nvml.nvmlSystemGetDriverVersion()
+        return [
+            {
+                "name": nvml.nvmlDeviceGetName(handle),
+                "memory_gib": round(nvml.nvmlDeviceGetMemoryInfo(handle).total / _GIB),
+                "driver": driver,
+            }
+            for handle in visible_gpus(nvml)
+        ]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def cores() -> int:
+    """Cores that this process may use: affinity and control group quota, at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota()
+    return max(1, min(allowed, round(quota))) if quota else allowed
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of the control group where that is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [
+        _number(_CGROUP / "memory.max"),
+        _number(_CGROUP / "memory" / "memory.limit_in_bytes"),
+    ]
+    return min([total, *(limit for limit in limits if limit and limit < _UNLIMITED)])
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, memory_bytes())
+    return 0
+
+
+def _quota() -> float | None:
+    """Cores' worth of CPU time that the control group allows; None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (_CGROUP / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    limit_us = _number(_CGROUP / "cpu" / "cpu.cfs_quota_us")
+    period_us = _number(_CGROUP / "cpu" / "cpu.cfs_period_us")
+    return limit_us / period_us if limit_us and period_us and limit_us > 0 else None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # absent, or "max"
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def visible_gpus(nvml: Any) -> list[Any]:
+    """NVML handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible.
+
+    Args:
+        nvml: the module `pynvml`, initialised.
+    """
+    count = nvml.nvmlDeviceGetCount()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+    handles = []
+    for entry in (word.strip() for word in visible.split(",")):
+        with contextlib.suppress(nvml.NVMLError):
+            if entry.isdigit() and int(entry) < count:
+                handles.append(nvml.nvmlDeviceGetHandleByIndex(int(entry)))
+            elif entry.startswith("GPU-"):
+                handles.append(nvml.nvmlDeviceGetHandleByUUID(entry))
+    return handles

@@ -1,0 +1,222 @@
+"""One configuration, measured as a trial would be: the use case behind ``autotune measure``."""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.config import Experiment, Plan, experiment_from, resolve
+from autotune.exceptions import InputError, UnsupportedError
+from autotune.executors.base import Executor
+from autotune.executors.local import LocalExecutor
+from autotune.launch import cache_dir
+from autotune.observer import StudyObserver, StudyProgress
+from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, published_interval
+from autotune.study import StopSignal, specification
+from autotune.trial import Failure, NodeInfo, Params, ProbeRequest, TrialResult, Value
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class MeasureOutcome:
+    """What one measurement gave."""
+
+    target: str
+    params: Params
+    result: TrialResult
+    node: NodeInfo
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the rate. One run says nothing of what differs between runs, so
+        `stats.PRIOR_BETWEEN_SD` stands in for it."""
+        measured = self.result.measurement
+        if measured is None:
+            return None
+        half = (measured.within_high - measured.within_low) / 2
+        return published_interval(
+            [measured.samples_per_second], [half], PRIOR_BETWEEN_SD, PRIOR_BETWEEN_DOF
+        )
+
+
+class MeasuredFigures(Value):
+    """The JSON object of a single measurement: a trial's names, without number and state."""
+
+    target: str
+    params: Params
+    samples_per_second: float | None
+    ci_low: float | None
+    ci_high: float | None
+    fps: float | None
+    decoded_fps: float | None
+    verified: bool = False
+    """Always false: nothing was compared."""
+    unique_frames: float | None
+    epoch_seconds: float | None
+    time_to_first_batch: float | None
+    accelerator_utilization: float | None
+    cpu_percent: float | None
+    host_memory_gib: float | None
+    gpu_memory_gib: float | None
+    sm_percent: float | None
+    nvdec_percent: float | None
+    slowest_rank: float | None
+    samples: int | None
+    failed: int | None
+    failed_clips: list[dict[str, str]]
+    steady: bool | None
+    warmup_seconds: float | None
+    seconds: float | None
+    """Length of the steady part."""
+    stages: list[dict[str, Any]]
+    versions: dict[str, str]
+    failure: Failure | None
+    log_tail: str
+    """What the worker printed, where it failed."""
+    wall_seconds: float
+
+
+def measure_experiment(
+    target: str,
+    flags: Sequence[str] = (),
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """The experiment of a single measurement: its baseline is the configuration to measure.
+
+    Args:
+        flags: words of the target's command line; parameters not given are at their defaults.
+        overrides: ``key.path=value`` of an experiment, e.g. ``target.num_frames=8``.
+        values: dotted key -> value, for options that stand for a key.
+
+    Raises:
+        InputError: for anything that an experiment does not accept.
+    """
+    given = dict(values or {})
+    if flags:
+        given["baseline"] = shlex.join(flags)
+    document = {"target": {"name": target}}
+    return experiment_from(document, overrides, given, where=f"measure {target}")
+
+
+def measure(
+    experiment: Experiment,
+    *,
+    observer: StudyObserver | None = None,
+    signal: StopSignal | None = None,
+) -> MeasureOutcome:
+    """Measure the baseline of ``experiment`` once, in fresh processes on this machine.
+
+    Nothing is stored. A measurement that fails is an outcome, not an exception.
+
+    Raises:
+        InputError: if the configuration or the data are wrong.
+        UnsupportedError: if this machine lacks what the configuration needs.
+    """
+    observer = observer or StudyObserver()
+    signal = signal or StopSignal()
+    plan = resolve(experiment)
+    study = uuid.uuid4().hex
+    executor = LocalExecutor(on_event=observer.measurement_event)
+    try:
+        node = _probe(executor, plan, study)
+        for text in node.warnings:
+            observer.note(text)
+        result = _run(executor, plan, study, node, observer, signal)
+    finally:
+        executor.close()
+    return MeasureOutcome(experiment.target.name, plan.baseline, result, node)
+
+
+def _probe(executor: Executor, plan: Plan, study: str) -> NodeInfo:
+    request = ProbeRequest(
+        study=study,
+        target=plan.experiment.target.name,
+        params=plan.baseline,
+        settings=plan.settings,
+        data_dir=None if plan.data_dir is None else str(plan.data_dir),
+        cache_dir=str(cache_dir()),
+        seed=plan.experiment.seed,
+    )
+    node = executor.start(request)[0]
+    if node.error is not None:
+        raise (InputError if node.error_kind == "input" else UnsupportedError)(node.error)
+    return node
+
+
+def _run(
+    executor: Executor,
+    plan: Plan,
+    study: str,
+    node: NodeInfo,
+    observer: StudyObserver,
+    signal: StopSignal,
+) -> TrialResult:
+    spec = specification(plan, study, plan.baseline, node)
+    progress = StudyProgress(
+        study="measure",
+        trials_done=0,
+        trials_total=1,
+        elapsed=0.0,
+        time_left=None,
+        best_number=None,
+        best_params=None,
+        best_rate=None,
+        baseline_rate=None,
+        num_samples=node.num_samples,
+    )
+    observer.study_started("measure", False, [node], [], "none")
+    observer.measurement_started(spec.uuid, "measurement", plan.baseline, progress)
+    job = executor.submit(spec)
+    while True:
+        if signal.requested:
+            job.stop()
+        try:
+            return job.result(timeout=POLL_SECONDS)
+        except TimeoutError:
+            continue
+
+
+def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
+    """The JSON object of an outcome; without a figure its ``failure`` says why."""
+    result, measured, interval = outcome.result, outcome.result.measurement, outcome.interval
+    low, high = interval if interval is not None else (None, None)
+    failed = result.state != "finished" or measured is None
+    common: dict[str, Any] = (
+        {
+            name: getattr(measured, name, None)
+            for name in MeasuredFigures.model_fields
+            if name in type(measured).model_fields
+        }
+        if measured is not None
+        else {}
+    )
+    resources = measured.resources if measured is not None else None
+    rate = measured.samples_per_second if measured is not None else 0.0
+    values = dict.fromkeys(MeasuredFigures.model_fields) | common
+    return MeasuredFigures.model_validate(
+        values
+        | {
+            "target": outcome.target,
+            "params": outcome.params,
+            "ci_low": low,
+            "ci_high": high,
+            "verified": False,
+            "epoch_seconds": outcome.node.num_samples / rate if rate > 0 else None,
+            "cpu_percent": resources.cpu_percent if resources else None,
+            "host_memory_gib": resources.rss_gib if resources else None,
+            "gpu_memory_gib": resources.gpu_memory_gib if resources else None,
+            "sm_percent": resources.sm_percent if resources else None,
+            "nvdec_percent": resources.nvdec_percent if resources else None,
+            "failed_clips": [c.model_dump() for c in measured.failed_clips] if measured else [],
+            "stages": [s.model_dump() for s in measured.stages] if measured else [],
+            "versions": measured.versions if measured else {},
+            "failure": result.failure,
+            "log_tail": result.log_tail if failed else "",
+            "wall_seconds": result.wall_seconds,
+        }
+    )

@@ -1,0 +1,244 @@
+"""The measuring loop of one rank.
+
+    first batch -> go -> windows -> decide -> ... -> summarize -> Measurement
+
+A window ends with a batch, so that every count belongs to a known stretch of time: from the
+arrival of the batch before its first one to the arrival of its last. The steady part is a run
+of whole windows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from autotune import processes, stats
+from autotune.exceptions import MeasurementFailed
+from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
+from autotune.trial import (
+    Event,
+    FailedClip,
+    Failure,
+    FirstBatchEvent,
+    Measurement,
+    MeasurementSettings,
+    Resources,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from autotune.consumers import Consumer
+    from autotune.targets.base import Batch, Loader
+
+_LOOK_GROWTH = 1.1
+"""Looks at the interval are spaced by 10 %: looking at every window would find, by luck, a
+narrow interval sooner than there is one."""
+
+_STALLED_SECONDS = 1.0
+
+
+class ResourceSampler(Protocol):
+    """What `telemetry.Telemetry` offers to a measurement."""
+
+    def start(self) -> None:
+        """Begin to sample."""
+
+    def resources(self, start: float, end: float) -> Resources:
+        """Means and peaks between two times of CLOCK_MONOTONIC."""
+
+
+@dataclass
+class Run:
+    """What the loop of one rank is given besides loader and consumer."""
+
+    settings: MeasurementSettings
+    max_failed_share: float
+    emit: Callable[[Event], object]
+    rank: int = 0
+    alone: bool = True
+    """With one rank the loop starts and decides by itself; else the leader does."""
+    go: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+    had_batch: threading.Event = field(default_factory=threading.Event)
+    give_up: Callable[[Failure], None] = lambda failure: None
+    """Called from another thread when no batch comes because every clip fails."""
+
+
+def measure(
+    loader: Loader, consumer: Consumer, run: Run, telemetry: ResourceSampler | None = None
+) -> Measurement:
+    """Measure one rank: deliver batches to the consumer until the rate is known.
+
+    Raises:
+        MeasurementFailed: of kind ``data`` where too many clips fail, ``crash`` where the
+            loader's batches end.
+    """
+    counter = _Counter(loader, consumer, run)
+    watch = _Watch(counter, run)
+    watch.start()
+    try:
+        counter.first_batch()
+        if not run.alone:
+            run.go.wait()
+        stats.t_quantile(5.0)  # imports what the first look needs, before counting begins
+        if telemetry is not None:
+            telemetry.start()
+        record = counter.count()
+    finally:
+        watch.stop()
+    failed, clips = counter.check_failures(final=True)
+    decision = decide([record], run.settings)
+    if decision is None:  # only a rank told to stop can have so few
+        raise MeasurementFailed(
+            Failure(kind="hang", cause=f"rank {run.rank} had {len(record.times)} batches in all")
+        )
+    resources = telemetry.resources(decision.start, decision.end) if telemetry else Resources()
+    return summarize([record], decision, failed, clips, resources, record.first_batch_seconds)
+
+
+class _Counter:
+    """Takes batches and makes windows of them."""
+
+    def __init__(self, loader: Loader, consumer: Consumer, run: Run) -> None:
+        self._loader = loader
+        self._consumer = consumer
+        self._run = run
+        self._batches = iter(loader)
+        self._step = 0
+        self._failed_before = 0
+        self.delivered = 0
+        self.last_arrival = time.monotonic()
+
+    def _take(self) -> Batch:
+        batch = next(self._batches, None)
+        if batch is None:
+            cause = f"the loader's batches ended after {self._step}; they must go on until close"
+            raise MeasurementFailed(
+                Failure(kind="crash" if self._step else "start_up", cause=cause)
+            )
+        self._consumer.consume(batch)
+        self.last_arrival = time.monotonic()
+        self._step += 1
+        self.delivered += batch.samples
+        self._loader.on_epoch_or_step(self._step)
+        return batch
+
+    def first_batch(self) -> None:
+        """Wait for the first batch, which is not counted, and report it."""
+        self._take()
+        self._run.had_batch.set()
+        self._seconds = processes.age()
+        self._run.emit(
+            FirstBatchEvent(time=time.monotonic(), rank=self._run.rank, seconds=self._seconds)
+        )
+
+    def count(self) -> Record:
+        """Count windows until it is decided, or the leader says stop."""
+        run, settings = self._run, self._run.settings
+        record = Record(rank=run.rank, first_batch_seconds=self._seconds)
+        record.drained = 1 + int(getattr(self._loader, "prefetched_batches", 0))
+        self._loader.stage_stats()  # what was before does not count
+        self._failed_before = self._loader.failed()[0]
+        start = time.monotonic()
+        began, next_look = start, min(1.0, settings.min_seconds)
+        decision: Decision | None = None
+        while not run.stop.is_set():
+            window = self._window(len(record.windows), start, settings.window_seconds)
+            start = window.end
+            record.add(window)
+            looked = False
+            if run.alone and window.end - began >= min(next_look, settings.max_seconds):
+                decision, looked = decide([record], settings), True
+                next_look = (window.end - began) * _LOOK_GROWTH
+            self._report(record, decision)
+            if looked and decision is not None and decision.enough:
+                break
+            self.check_failures()
+        return record
+
+    def _report(self, record: Record, decision: Decision | None) -> None:
+        """Send the last window. It is marked steady as far as is known yet: a rank among
+        several marks those that came out of full buffers, for the leader to cut them."""
+        window = record.windows[-1]
+        if self._run.alone:
+            steady = decision is not None and window.start >= decision.start - 1e-9
+        else:
+            steady = record.bounds[-1] >= record.drained
+        estimate = decision.estimate if decision is not None else None
+        self._run.emit(window_event(window.model_copy(update={"steady": steady}), estimate))
+
+    def _window(self, index: int, start: float, seconds: float) -> Window:
+        arrivals: list[float] = []
+        samples: list[int] = []
+        frames = unique = decoded = 0
+        busy = self._consumer.busy_seconds
+        now = start
+        while now - start < seconds and not (arrivals and self._run.stop.is_set()):
+            batch = self._take()
+            now = self.last_arrival
+            arrivals.append(now)
+            samples.append(batch.samples)
+            frames += batch.frames
+            unique += batch.unique_frames
+            decoded += batch.decoded_frames
+            del batch  # its memory belongs to the loader again before the next wait
+        failed = self._loader.failed()[0]
+        newly, self._failed_before = failed - self._failed_before, failed
+        return Window(
+            index=index,
+            rank=self._run.rank,
+            start=start,
+            end=now,
+            batches=len(arrivals),
+            samples=sum(samples),
+            frames=frames,
+            unique_frames=unique,
+            decoded_frames=decoded,
+            failed=max(0, newly),
+            busy_seconds=self._consumer.busy_seconds - busy,
+            arrivals=arrivals,
+            batch_samples=samples,
+            stages=self._loader.stage_stats(),
+        )
+
+    def check_failures(self, final: bool = False) -> tuple[int, list[FailedClip]]:
+        """How many samples failed so far, and which.
+
+        Raises:
+            MeasurementFailed: where their share is above the limit: at the end as it stands,
+                before that only where luck cannot explain it.
+        """
+        failed, clips = self._loader.failed()
+        failure = data_failure(failed, self.delivered, clips, self._run.max_failed_share, final)
+        if failure is not None:
+            raise MeasurementFailed(failure)
+        return failed, clips
+
+
+class _Watch(threading.Thread):
+    """Ends a measurement for which no batch comes because the clips fail: the loop itself waits
+    for a batch and cannot look."""
+
+    def __init__(self, counter: _Counter, run: Run) -> None:
+        super().__init__(name="autotune-watch", daemon=True)
+        self._counter = counter
+        self._run = run
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        while not self._end.wait(0.5):
+            if time.monotonic() - self._counter.last_arrival < _STALLED_SECONDS:
+                continue
+            try:
+                self._counter.check_failures()
+            except MeasurementFailed as error:
+                if not self._end.is_set():
+                    self._run.give_up(error.failure)
+                return
+
+    def stop(self) -> None:
+        """End the thread without waiting for it."""
+        self._end.set()

@@ -1,0 +1,297 @@
+"""Opens a clip and demuxes what one window needs, and nothing behind it.
+
+SPDL's own window reads on until a packet lies 0.3 s past the end: it hands over packets that are
+not needed, and *loses* frames where the clip reorders over more than that. Here:
+
+1. The clip is opened without opening a decoder where that is safe (`_quick_options`).
+2. Packets are read up to a small margin past the end. Decode timestamps (dts) prove that nothing
+   is missing: dts never decrease and no frame has pts < dts, so once a packet with dts >= end was
+   read, every frame of the window was. Without that proof the rest of the clip is read.
+3. Packets behind the last one that the window needs are dropped, in decoding order.
+
+Timestamps are integers in the stream's time base. Imports spdl when called: worker process only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from autotune.exceptions import DataError, InputError
+from autotune.media import iso_media
+from autotune.media.h264 import VideoSignal
+from autotune.media.signals import read_signal
+from autotune.media.windows import pts_window, seconds
+
+_SPDL_MARGIN = Fraction(3, 10)
+"""SPDL adds this to the end of a video window before it compares."""
+
+_LEAST_MARGIN = Fraction(1, 3)
+_MARGIN_FRAMES = 8
+"""Frames read past the end: enough for the proof with up to 5 B frames in a row."""
+
+_BEFORE_ALL = Fraction(-10_000)
+AFTER_ALL = Fraction(100_000)
+"""Seconds that are before and after every timestamp, and exact in 32-bit rationals."""
+
+
+_SOURCE_PLACE = re.compile(r" ?\(/[^()]*:\d+\)")
+"""SPDL ends its messages with the place in its C++ source: no use to the reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPackets:
+    """The compressed frames of one window; picklable, and cheap to send.
+
+    Attributes:
+        name: the clip, for messages.
+        packets: ``spdl.io.VideoPackets`` in decoding order, from the keyframe at or before the
+            window to the last frame that the window needs. Decoding leaves them intact.
+        time_base: seconds a tick.
+        first_pts: the clip's own first timestamp, in ticks: windows count from it.
+        lo, hi: the window, in ticks, half-open.
+        window_pts: pts of the frames in the window, ascending. What the container promises.
+        packet_pts: pts of all of ``packets``, in decoding order.
+        codec: FFmpeg's codec name, e.g. ``h264``.
+        width, height: size of the coded video in pixels, as the container says.
+        pix_fmt: FFmpeg's pixel format, None where the clip was opened without a decoder.
+        num_read: packets read from the container to find ``packets``.
+        how: ``window``, or ``to_end`` where the rest of the clip had to be read.
+        signal: colour, range and depth of its samples; only read for NVDEC, which does not say.
+    """
+
+    name: str
+    packets: Any
+    time_base: Fraction
+    first_pts: int
+    lo: int
+    hi: int
+    window_pts: tuple[int, ...]
+    packet_pts: tuple[int, ...]
+    codec: str
+    width: int
+    height: int
+    pix_fmt: str | None
+    num_read: int
+    how: str
+    signal: VideoSignal | None = None
+
+    @property
+    def num_packets(self) -> int:
+        """How many packets there are to decode."""
+        return len(self.packet_pts)
+
+
+def demux_window(
+    data: bytes, name: str, start: float, duration: float, *, for_nvdec: bool = False
+) -> ClipPackets:
+    """Demux the best video stream's packets for ``[start, start + duration)`` seconds.
+
+    Args:
+        data: the whole file.
+        name: for messages, relative to the data folder.
+        start: seconds from the clip's own first timestamp.
+        duration: seconds.
+        for_nvdec: also read how the samples are to be understood (`ClipPackets.signal`).
+
+    Raises:
+        DataError: not a video, damaged, or no frame in the window; with the clip's name.
+        InputError: a window that is none.
+    """
+    try:
+        signal = read_signal(data, name) if for_nvdec else None
+        demuxer = _open(data, name)
+        codec = demuxer.video_codec
+        time_base = Fraction(*codec.time_base)
+        if start == 0:
+            first, packets, pts, how = _from_the_start(demuxer, time_base, start, duration)
+        else:
+            first = _first_pts(demuxer, time_base)
+            window = pts_window(first, time_base, start, duration)
+            packets, pts, how = _read_window(demuxer, time_base, window.lo, window.hi)
+        window = pts_window(first, time_base, start, duration)
+        inside = sorted(p for p in pts if window.lo <= p < window.hi)
+        if not inside:
+            raise DataError(name, _nothing_inside(start, duration, first, pts, time_base))
+        needed = 1 + max(i for i, p in enumerate(pts) if window.lo <= p < window.hi)
+        return ClipPackets(
+            name=name,
+            packets=_cut(packets, needed, len(pts)),
+            time_base=time_base,
+            first_pts=first,
+            lo=window.lo,
+            hi=window.hi,
+            window_pts=tuple(inside),
+            packet_pts=tuple(pts[:needed]),
+            codec=codec.name,
+            width=codec.width,
+            height=codec.height,
+            pix_fmt=_pix_fmt(codec),
+            num_read=len(pts),
+            how=how,
+            signal=signal,
+        )
+    except (DataError, InputError):
+        raise
+    except Exception as error:  # SPDL raises RuntimeError, ValueError and nanobind's own
+        raise DataError(name, one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text as one short line: the cause that is stored and shown."""
+    text = _SOURCE_PLACE.sub("", " ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _open(data: bytes, name: str) -> Any:
+    """A demuxer for ``data``, without probing where `iso_media` says that it is safe."""
+    import spdl.io
+
+    if iso_media.opens_without_decoder(data):
+        try:
+            demuxer = spdl.io.Demuxer(data, demux_config=_quick_options(), name=name)
+            if demuxer.video_codec.width > 0 and demuxer.video_codec.time_base[0] > 0:
+                return demuxer
+        except RuntimeError:
+            pass  # full probing decides whether this is a video, and words the error
+    return spdl.io.Demuxer(data, name=name)
+
+
+def _quick_options() -> Any:
+    """Options that keep avformat_find_stream_info from opening decoders and reading ahead."""
+    global _quick  # noqa: PLW0603
+    if _quick is None:
+        import spdl.io
+
+        _quick = spdl.io.demux_config(
+            format="mov", format_options={"codec_whitelist": "none", "probesize": "32"}
+        )
+    return _quick
+
+
+_quick: Any = None
+
+
+def _pix_fmt(codec: Any) -> str | None:
+    """The codec's pixel format; SPDL raises where nobody has decoded a frame yet."""
+    try:
+        return str(codec.pix_fmt)
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _ticks(timestamps: Sequence[float], time_base: Fraction) -> list[int]:
+    """SPDL hands out seconds as floats; back to ticks."""
+    factor = time_base.denominator / time_base.numerator
+    return [round(t * factor) for t in timestamps]
+
+
+def _read(demuxer: Any, start: Fraction, end: Fraction, time_base: Fraction) -> tuple[Any, list[int]]:
+    """Packets from the keyframe at or before ``start`` to the first one at or after ``end``.
+
+    Returns the packets and their pts, in decoding order. Seconds on the stream's own clock.
+    """
+    packets = demuxer.demux_video((start, end - _SPDL_MARGIN))
+    return packets, _ticks(packets.get_timestamps(raw=True), time_base)
+
+
+@lru_cache(maxsize=256)
+def _margin(frame_rate: tuple[int, int]) -> Fraction:
+    """Seconds to read past the end of a window.
+
+    More than SPDL's own, since it also drops decoded frames that lie behind the window's end.
+    """
+    frames, per_seconds = frame_rate
+    if frames <= 0 or per_seconds <= 0:
+        return Fraction(1)
+    return max(_LEAST_MARGIN, Fraction(_MARGIN_FRAMES * per_seconds, frames))
+
+
+def _earliest(pts: Sequence[int]) -> int | None:
+    """The clip's first timestamp, from its first packets in decoding order.
+
+    Packets before 0 are what an edit list cuts away: they are decoded and not shown.
+    """
+    if not pts:
+        return None
+    return pts[0] if pts[0] >= 0 else min((p for p in pts if p >= 0), default=pts[0])
+
+
+def _first_pts(demuxer: Any, time_base: Fraction) -> int:
+    """The clip's own first timestamp, from as few packets as possible: usually two."""
+    for end in (time_base, Fraction(1), AFTER_ALL):
+        _, pts = _read(demuxer, _BEFORE_ALL, end, time_base)
+        first = _earliest(pts)
+        if first is not None and (first >= 0 or end == AFTER_ALL):
+            return first
+    raise ValueError("the best video stream has no packets")
+
+
+def _from_the_start(
+    demuxer: Any, time_base: Fraction, start: float, duration: float
+) -> tuple[int, Any, list[int], str]:
+    """First timestamp and packets of a window at the clip's start, in one pass if it starts at 0."""
+    end = seconds(duration) + _margin(demuxer.video_codec.frame_rate)
+    packets, pts = _read(demuxer, _BEFORE_ALL, end, time_base)
+    first = _earliest(pts)
+    if first != 0:
+        first = _first_pts(demuxer, time_base)
+        packets, pts = _read(demuxer, _BEFORE_ALL, first * time_base + end, time_base)
+    window = pts_window(first, time_base, start, duration)
+    if _complete(packets, time_base, window.hi):
+        return first, packets, pts, "window"
+    packets, pts = _read(demuxer, _BEFORE_ALL, AFTER_ALL, time_base)
+    return first, packets, pts, "to_end"
+
+
+def _read_window(
+    demuxer: Any, time_base: Fraction, lo: int, hi: int
+) -> tuple[Any, list[int], str]:
+    """Packets for ``lo <= pts < hi``.
+
+    SPDL seeks to one tick *before* the start it is given: a window that begins on a keyframe
+    would drag in the whole group of pictures before it. So the start given is one tick later.
+    """
+    begin = (lo + 1) * time_base
+    packets, pts = _read(
+        demuxer, begin, hi * time_base + _margin(demuxer.video_codec.frame_rate), time_base
+    )
+    if _complete(packets, time_base, hi):
+        return packets, pts, "window"
+    packets, pts = _read(demuxer, begin, AFTER_ALL, time_base)
+    return packets, pts, "to_end"
+
+
+def _complete(packets: Any, time_base: Fraction, hi: int) -> bool:
+    """Whether no packet with pts < ``hi`` can follow: one with dts >= ``hi`` has been read."""
+    import spdl.io
+
+    if not packets.get_timestamps(raw=True):
+        return False
+    decode_order = spdl.io.apply_bsf(packets.clone(), "setts=pts=DTS")
+    last = _ticks(decode_order.get_timestamps(raw=True)[-1:], time_base)
+    return bool(last) and last[0] >= hi
+
+
+def _cut(packets: Any, needed: int, available: int) -> Any:
+    """The first ``needed`` of ``available`` packets."""
+    import spdl.io
+
+    if needed == available:
+        return packets
+    return spdl.io.apply_bsf(packets, f"noise=drop='gte(n,{needed})'")
+
+
+def _nothing_inside(
+    start: float, duration: float, first: int, pts: Sequence[int], time_base: Fraction
+) -> str:
+    """Why a window is empty, with where the frames that were read do lie."""
+    text = f"no frame in [{start}, {start + duration}) s"
+    if not pts:
+        return f"{text}: nothing could be read there; the clip ends before it"
+    last = float((max(pts) - first) * time_base)
+    return f"{text}: the frames read end at {last:.3f} s"

@@ -1,0 +1,294 @@
+"""Linux processes at a low level: who they are, which ones carry a mark, how to end them.
+
+Standard library only and quick to import: the worker uses this before anything else, and the
+driver uses it to clean up. A *mark* is an environment variable that every process of a trial
+inherits; it is found in ``/proc/<pid>/environ``, whatever parent, group or session a process
+has given itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable
+
+SUPERVISOR_MARK = "AUTOTUNE_SUPERVISOR"
+"""Environment variable of every process of a trial: `identity` of the supervising process."""
+
+ENVIRONMENT_MARK = "AUTOTUNE_ENVIRONMENT"
+"""JSON object: each variable that the supervisor set ahead for the target, with its value before
+(or null)."""
+
+GUARDIAN_NAME = "autotune-guard"
+"""The kernel's short name of the guardian of a trial (see `autotune.worker.guardian`)."""
+
+_SHARED_MEMORY = "/dev/shm/"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_CLOCK_GRAIN = 0.02  # seconds; the kernel stamps files with a coarse clock
+_SESSION_FIELD = 3
+_START_TICKS_FIELD = 19  # counted from the process state, the first field after the name
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """Fields of ``/proc/<pid>/stat`` from the state on; None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def pids() -> list[int]:
+    """Every process that this one can see."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def name_of(pid: int) -> str:
+    """The kernel's short name of a process; empty where it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, at most 120 characters."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        words = ""
+    return (words or name_of(pid))[:120]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in ("Z", "X")
+
+
+def identity(pid: int | None = None) -> str:
+    """``pid:start time``: names a process for good, where a pid alone is used again.
+
+    Raises:
+        ProcessLookupError: if there is no such process.
+    """
+    pid = os.getpid() if pid is None else pid
+    fields = stat_fields(pid)
+    if fields is None:
+        raise ProcessLookupError(pid)
+    return f"{pid}:{fields[_START_TICKS_FIELD]}"
+
+
+def exists(who: str) -> bool:
+    """Whether the process that `identity` named is still there and no zombie."""
+    pid, _, _ = who.partition(":")
+    if not pid.isdigit() or not is_running(int(pid)):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        return identity(int(pid)) == who
+    return False
+
+
+def age(pid: int | None = None) -> float:
+    """Seconds since a process (this one) was created; an ``execve`` does not start it anew.
+
+    0 where there is no such process.
+    """
+    fields = stat_fields(os.getpid() if pid is None else pid)
+    if fields is None:
+        return 0.0
+    started = int(fields[_START_TICKS_FIELD]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def descendants(root: int) -> list[int]:
+    """The children of a process, their children and so on, zombies left out."""
+    children: dict[int, list[int]] = {}
+    for pid in pids():
+        fields = stat_fields(pid)
+        if fields is not None and fields[0] not in ("Z", "X"):
+            children.setdefault(int(fields[1]), []).append(pid)
+    found: list[int] = []
+    frontier = [root]
+    while frontier:
+        frontier = [child for pid in frontier for child in children.get(pid, [])]
+        found.extend(frontier)
+    return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment a process was started with; empty where it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            raw = file.read()
+    except OSError:
+        return {}
+    pairs = (entry.partition(b"=") for entry in raw.split(b"\0") if b"=" in entry)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+def marked(variable: str, value: str, keep: Collection[int] = ()) -> list[int]:
+    """Processes started with ``variable=value`` in their environment, except those in ``keep``.
+
+    A zombie has no environment any more and is not found.
+    """
+    needle = f"{variable}={value}".encode()
+    found = []
+    for pid in pids():
+        if pid in keep:
+            continue
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environ = file.read()
+        except OSError:  # gone, or somebody else's
+            continue
+        if needle in environ and needle in environ.split(b"\0"):
+            found.append(pid)
+    return found
+
+
+def in_session(session: int) -> list[int]:
+    """Processes of a session, zombies left out."""
+    found = []
+    for pid in pids():
+        fields = stat_fields(pid)
+        if fields and int(fields[_SESSION_FIELD]) == session and fields[0] not in ("Z", "X"):
+            found.append(pid)
+    return found
+
+
+def shared_memory_of(processes: Iterable[int]) -> set[str]:
+    """Paths below /dev/shm that any of these processes has mapped or open."""
+    found: set[str] = set()
+    for pid in processes:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
+            found.update(
+                line[line.index(_SHARED_MEMORY) :].rstrip("\n")
+                for line in file
+                if _SHARED_MEMORY in line
+            )
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                    if path.startswith(_SHARED_MEMORY):
+                        found.add(path)
+    return {path for path in found if not path.endswith(" (deleted)")}
+
+
+def remove_shared_memory(paths: Iterable[str], since: float) -> list[str]:
+    """Unlink segments that no process uses any more; returns those that were removed.
+
+    Only plain files directly in /dev/shm that were made (or changed) after ``since`` (Unix
+    time): whatever was there before, data kept in memory for one, is not ours to remove.
+    """
+    present = {path for path in paths if _made_since(path, since)}
+    if not present:
+        return []
+    removed = []
+    for path in sorted(present - shared_memory_of(pids())):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            removed.append(path)
+    return removed
+
+
+def _made_since(path: str, since: float) -> bool:
+    if os.path.dirname(path) != _SHARED_MEMORY.rstrip("/"):
+        return False
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and status.st_ctime >= since - _CLOCK_GRAIN
+    )
+
+
+def send(processes: Iterable[int], signum: int) -> None:
+    """Signal processes; those that are gone meanwhile do not matter."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signum)
+
+
+def end(
+    find: Callable[[], list[int]],
+    grace: float = 1.0,
+    timeout: float = 10.0,
+    patience: float = 0.0,
+) -> tuple[list[str], list[int]]:
+    """End every process that ``find`` returns, until it returns none.
+
+    Args:
+        find: called again and again, as a dying process may still fork.
+        grace: seconds between SIGTERM and SIGKILL.
+        timeout: seconds after which to give up (a process in the kernel cannot be ended).
+        patience: seconds to wait for them to end by themselves before the first signal.
+
+    Returns:
+        The command lines of those that were signalled, and the pids that would not end.
+    """
+    began = time.monotonic()
+    signalled: dict[int, str] = {}
+    pause = 0.005
+    while True:
+        alive = find()
+        now = time.monotonic() - began
+        if not alive or now > timeout + patience:
+            return list(signalled.values()), alive
+        if now >= patience:
+            fresh = [pid for pid in alive if pid not in signalled]
+            signalled.update((pid, command_of(pid)) for pid in fresh)
+            if now >= patience + grace:
+                send(alive, signal.SIGKILL)
+            else:
+                send(fresh, signal.SIGTERM)
+        time.sleep(pause)
+        pause = min(0.1, pause * 1.5)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel send SIGKILL to this process when the *thread* that forked it ends.
+
+    The setting survives ``execve`` and is not inherited by children.
+
+    Args:
+        parent: pid of the parent as it was; where it is gone already this process ends at once,
+            as no signal would come any more.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def set_name(name: str) -> None:
+    """Set the kernel's short name of this process (15 characters)."""
+    import ctypes
+
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+def _prctl(option: int, argument: object) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({option}): {os.strerror(errno)}")
+
+
+def machine_names() -> dict[str, bool | int | float | str]:
+    """``cpu_count``, ``gpu_count`` and ``memory_gib`` of this machine (`autotune.machine`)."""
+    from autotune import machine
+
+    return machine.names()

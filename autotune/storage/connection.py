@@ -1,0 +1,208 @@
+"""The engine, short transactions, retries, and what database errors mean to the user."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from autotune.exceptions import AutotuneError, InputError, StorageError, UnsupportedError
+from autotune.storage.address import Address
+from autotune.storage.redaction import redact
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_WRITES = "autotune_writes"
+"""Execution option of a connection whose transaction will write."""
+
+# SQLSTATE classes: connection gone, out of resources or connections, rolled back by a deadlock
+# or a serialization failure, shut down or starting up.
+_TRANSIENT_STATES = ("08", "40", "53", "57P")
+_DISK_FULL_STATE = "53100"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a write is tried again, and how long it waits in between."""
+
+    attempts: int = 6
+    first_delay: float = 0.2
+    factor: float = 2.0
+
+    def delays(self) -> Iterator[float]:
+        """Seconds to wait before each further attempt."""
+        for i in range(self.attempts - 1):
+            yield self.first_delay * self.factor**i
+
+
+def make_engine(address: Address) -> Engine:
+    """An engine whose transactions are real ones on SQLite.
+
+    The sqlite3 module opens no transaction before a SELECT or a CREATE; so its own handling is
+    switched off. A transaction that will write begins IMMEDIATE: one that began as a reader
+    and then writes is refused at once, without waiting, when another writer was faster.
+
+    Raises:
+        UnsupportedError: if the database's driver is not installed.
+    """
+    try:
+        engine = create_engine(address.url, **address.engine_kwargs())
+    except ImportError as error:
+        raise UnsupportedError(
+            f"storage {address.shown}: the driver {error.name!r} is not installed; "
+            "install it, e.g. pip install 'psycopg[binary]'"
+        ) from None
+    if address.path is not None:
+
+        @event.listens_for(engine, "connect")
+        def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        @event.listens_for(engine, "begin")
+        def on_begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().get(_WRITES)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def is_transient(error: SQLAlchemyError) -> bool:
+    """Whether the same statement may succeed later: decided by error codes, not by text."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    code = getattr(original, "sqlite_errorcode", None)
+    if code is not None:
+        return (code & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    if isinstance(original, sqlite3.Error):
+        return False
+    state = getattr(original, "sqlstate", None)
+    if state is None:  # a server that could not be reached gives none
+        return type(original).__name__ in {"OperationalError", "ConnectionTimeout"}
+    return state != _DISK_FULL_STATE and str(state).startswith(_TRANSIENT_STATES)
+
+
+def explain(error: SQLAlchemyError, address: Address, doing: str) -> AutotuneError:
+    """The one message for a database error: what failed, where, and the remedy."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", -1) & 0xFF
+    where = f"storage {address.shown}"
+    state = str(getattr(original, "sqlstate", None) or "")
+    lines = str(original or error).strip().splitlines() or [type(error).__name__]
+    said = redact(lines[0])
+    if code == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE:
+        return StorageError(
+            f"{where}: the disk (or the quota) is full while {doing}; free space on it, "
+            "then launch the study again: nothing measured so far is lost"
+        )
+    if code == sqlite3.SQLITE_NOTADB:
+        return InputError(
+            f"{where}: the file is not an SQLite database; pass another file with --storage"
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
+        return StorageError(
+            f"{where}: the database file is damaged ({said}); restore a copy, "
+            "or save what is readable with `sqlite3 FILE .recover`"
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return StorageError(
+            f"{where}: the database is read-only; make the file and its directory writable, "
+            "or pass another one with --storage"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return InputError(
+            f"{where}: the file cannot be opened or created; check the permissions of it and "
+            "of its directory, or pass another one with --storage"
+        )
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StorageError(
+            f"{where}: another process kept the database locked while {doing}; "
+            "end it, then try again"
+        )
+    if address.path is None and is_transient(error):
+        return StorageError(
+            f"{where}: the database server at {address.place} does not answer while {doing} "
+            f"({said}); check that it runs, the host, the port, the user and the database name"
+        )
+    return StorageError(f"{where}: {doing} failed: {said}")
+
+
+class Store:
+    """An engine with short read and retried write transactions; base of all operations."""
+
+    def __init__(self, address: Address, engine: Engine, retry: Retry) -> None:
+        self.address = address
+        self.engine = engine
+        self._retry = retry
+        self._readers = sessionmaker(engine, expire_on_commit=False)
+        self._writers = sessionmaker(
+            engine.execution_options(**{_WRITES: True}), expire_on_commit=False
+        )
+
+    @property
+    def shown(self) -> str:
+        """The database's address for messages, without its password."""
+        return self.address.shown
+
+    @contextmanager
+    def _reading(self, doing: str = "reading") -> Iterator[Session]:
+        """A session for one short read: it sees one consistent state and blocks no writer.
+
+        Raises:
+            StorageError: if the database fails.
+        """
+        try:
+            with self._readers() as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise explain(error, self.address, doing) from error
+
+    def _write_raw(self, action: Callable[[Session], _T]) -> _T:
+        """Run ``action`` in one transaction; retry with back-off what a retry can cure."""
+        delays = self._retry.delays()
+        while True:
+            try:
+                with self._writers.begin() as session:
+                    return action(session)
+            except SQLAlchemyError as error:
+                delay = next(delays, None) if is_transient(error) else None
+                if delay is None:
+                    raise
+                _log.warning(
+                    "storage %s: write failed (%s), trying again in %.1f s",
+                    self.address.shown,
+                    type(getattr(error, "orig", error)).__name__,
+                    delay,
+                )
+                time.sleep(delay)
+
+    def _write(self, action: Callable[[Session], _T], doing: str = "writing") -> _T:
+        """`_write_raw` with the user's error.
+
+        Raises:
+            StorageError: if the write failed in a way that retries did not cure.
+        """
+        try:
+            return self._write_raw(action)
+        except SQLAlchemyError as error:
+            raise explain(error, self.address, doing) from error
+
+    def _now(self, session: Session) -> float:
+        """Unix time by the clock that all users of this database share."""
+        if self.address.path is None:
+            return float(
+                session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0
+            )
+        return time.time()

@@ -1,0 +1,171 @@
+"""A trial's figures from its measurements. Optuna's value is never read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from autotune.stats import between_run_sd, published_interval
+from autotune.storage.models import MeasurementRow, StudyRow, TrialRow
+from autotune.storage.records import TrialRecord, VerificationRecord
+from autotune.storage.results import failure_of
+
+SEARCH_ROLES = frozenset({"search", "baseline"})
+"""Runs whose mean is a trial's figure; those made to verify it are kept apart."""
+
+_MEANS = (
+    "samples_per_second",
+    "fps",
+    "decoded_fps",
+    "unique_frames",
+    "time_to_first_batch",
+    "accelerator_utilization",
+    "cpu_percent",
+    "sm_percent",
+    "nvdec_percent",
+    "slowest_rank",
+    "within_low",
+    "within_high",
+)
+_PEAKS = ("rss_gib", "gpu_memory_gib")
+
+# Without the documents: `trials` of a long study must not read every log tail.
+COLUMNS = (
+    MeasurementRow.trial_number,
+    MeasurementRow.role,
+    MeasurementRow.arm,
+    MeasurementRow.machine_hash,
+    MeasurementRow.dataset_hash,
+    MeasurementRow.steady,
+    MeasurementRow.samples,
+    MeasurementRow.failed,
+    *(getattr(MeasurementRow, name) for name in (*_MEANS, *_PEAKS)),
+)
+
+Run = Row[Any]
+Place = tuple[str | None, str | None]
+"""Hashes of the machine and the data that a figure belongs to."""
+
+
+def finished_runs(study_id: int) -> Any:
+    """The statement that reads `COLUMNS` of the runs of a study that gave a figure."""
+    return (
+        select(*COLUMNS)
+        .where(
+            MeasurementRow.study_id == study_id,
+            MeasurementRow.state == "finished",
+            MeasurementRow.samples_per_second.is_not(None),
+        )
+        .order_by(MeasurementRow.id)
+    )
+
+
+def between_runs(
+    trials: Sequence[TrialRow],
+    runs: Iterable[Run],
+    verifications: Iterable[VerificationRecord],
+) -> dict[Place, tuple[float, float]]:
+    """Relative standard deviation between fresh runs, and its degrees of freedom, by place.
+
+    Every run counts, whatever it was made for: what matters is that one configuration was
+    measured more than once on one machine and data set. The baseline arm of a verification ran
+    the baseline's configuration, not the trial's.
+    """
+    params = {trial.number: _canonical(trial.params) for trial in trials}
+    baselines = {v.trial_number: _canonical(v.baseline_params) for v in verifications}
+    groups: dict[Place, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        known = baselines if run.arm == "baseline" else params
+        configuration = known.get(run.trial_number, f"{run.trial_number}:{run.arm}")
+        place = (run.machine_hash, run.dataset_hash)
+        groups[place][configuration].append(run.samples_per_second)
+    return {
+        place: between_run_sd([g for g in group.values() if len(g) > 1])
+        for place, group in groups.items()
+    }
+
+
+def _canonical(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def _mean(runs: Sequence[Run], name: str) -> float | None:
+    values = [value for run in runs if (value := getattr(run, name)) is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _one_place(runs: Sequence[Run]) -> tuple[Place, list[Run]]:
+    """The place most of a trial's runs were made at, and those runs: places are never mixed."""
+    if not runs:
+        return (None, None), []
+    places = Counter((run.machine_hash, run.dataset_hash) for run in runs)
+    place = places.most_common(1)[0][0]
+    return place, [run for run in runs if (run.machine_hash, run.dataset_hash) == place]
+
+
+def trial_record(
+    study: StudyRow,
+    trial: TrialRow,
+    runs: Sequence[Run],
+    between: Mapping[Place, tuple[float, float]],
+    verification: VerificationRecord | None,
+) -> TrialRecord:
+    """A trial with its figures; ``runs`` are its finished runs of the search.
+
+    A trial that failed has no figure, whatever an attempt before gave.
+    """
+    failed = trial.failure_kind is not None or trial.penalty or trial.state == "FAIL"
+    place, used = _one_place([] if failed else runs)
+    figures: dict[str, Any] = {name: _mean(used, name) for name in _MEANS}
+    for name in _PEAKS:
+        figures[name] = max(
+            (value for run in used if (value := getattr(run, name)) is not None), default=None
+        )
+    rate = figures["samples_per_second"]
+    if rate is not None:
+        low, high = published_interval(
+            [run.samples_per_second for run in used],
+            [
+                (run.within_high - run.within_low) / 2
+                for run in used
+                if run.within_high is not None and run.within_low is not None
+            ],
+            *between[place],
+        )
+        figures["ci_low"], figures["ci_high"] = low, high if math.isfinite(high) else None
+        if study.dataset_samples and rate > 0:
+            figures["epoch_seconds"] = study.dataset_samples / rate
+        handled = sum((run.samples or 0) + (run.failed or 0) for run in used)
+        figures["failed_share"] = (
+            sum(run.failed or 0 for run in used) / handled if handled else None
+        )
+        figures["steady"] = all(run.steady is not False for run in used)
+    return TrialRecord(
+        study=study.name,
+        number=trial.number,
+        state=trial.state,
+        origin=trial.origin,
+        params=trial.params,
+        workload_key=trial.workload_key,
+        measurements=len(used),
+        verified=bool(
+            verification is not None and verification.verified and study.source == "measured"
+        ),
+        verification=verification,
+        feasible=not trial.violated,
+        violated=trial.violated,
+        penalty=trial.penalty,
+        stopped_early=trial.stopped_early,
+        failure=failure_of(trial.failure_kind, trial.failure_cause, trial.failure_advice),
+        warnings=trial.warnings,
+        machine=place[0],
+        dataset=place[1],
+        created_at=trial.created_at,
+        finished_at=trial.finished_at,
+        **figures,
+    )

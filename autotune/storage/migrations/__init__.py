@@ -1,0 +1,1 @@
+"""Alembic migrations of our tables; `autotune.storage.schema` runs them."""

@@ -1,0 +1,340 @@
+"""Recording measurements: one transaction each, never twice, never lost."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from sqlalchemy import Engine, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from autotune.exceptions import StorageError
+from autotune.storage.address import Address
+from autotune.storage.connection import Retry, Store, explain
+from autotune.storage.fingerprints import add_dataset, add_machine
+from autotune.storage.models import (
+    DatasetRow,
+    MachineRow,
+    MeasurementRow,
+    StageRow,
+    StudyRow,
+    WindowRow,
+)
+from autotune.storage.records import Arm, MeasurementRecord, Role
+from autotune.storage.redaction import clean_json, clean_number, clean_text
+from autotune.storage.spool import Spool
+from autotune.trial import (
+    Failure,
+    Measurement,
+    RankFigures,
+    StageStats,
+    TrialResult,
+    Value,
+    Window,
+)
+
+_log = logging.getLogger(__name__)
+
+FIGURES = (
+    "samples_per_second",
+    "within_low",
+    "within_high",
+    "fps",
+    "decoded_fps",
+    "unique_frames",
+    "time_to_first_batch",
+    "accelerator_utilization",
+    "warmup_seconds",
+    "seconds",
+    "steady",
+    "batches",
+    "samples",
+    "frames",
+    "decoded_frames",
+    "failed",
+    "slowest_rank",
+)
+"""Figures of `trial.Measurement` that are columns of the same name."""
+
+RESOURCES = (
+    "cpu_percent",
+    "rss_gib",
+    "processes",
+    "threads",
+    "gpu_memory_gib",
+    "sm_percent",
+    "nvdec_percent",
+)
+"""Figures of `trial.Resources` that are columns of the same name."""
+
+_DOCUMENTS = ("ranks", "readback", "versions", "failed_clips", "resources")
+
+
+def _figures(measurement: Measurement | None) -> dict[str, Any]:
+    if measurement is None:
+        return {}
+    values = {name: clean_number(getattr(measurement, name)) for name in FIGURES}
+    values |= {name: clean_number(getattr(measurement.resources, name)) for name in RESOURCES}
+    dumped = measurement.model_dump(mode="python", include=set(_DOCUMENTS))
+    return values | {name: clean_json(dumped[name]) for name in _DOCUMENTS}
+
+
+def _window_values(window: Window, measurement_id: int) -> dict[str, Any]:
+    values = window.model_dump(mode="python")
+    values["window_index"] = values.pop("index")
+    values["start_time"] = values.pop("start")
+    values["end_time"] = values.pop("end")
+    for name in ("arrivals", "batch_samples", "stages"):
+        values[name] = clean_json(values[name])
+    for name in ("start_time", "end_time", "busy_seconds"):
+        values[name] = clean_number(values[name])
+    return values | {"measurement_id": measurement_id}
+
+
+def _restored(model: type[Value], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a model with NaN for numbers that were not finite when stored."""
+    fields = model.model_fields
+    return {
+        name: math.nan if value is None and fields[name].annotation is float else value
+        for name, value in values.items()
+    }
+
+
+def measurement_record(row: MeasurementRow) -> MeasurementRecord:
+    """The detached value of a row."""
+    renamed = {
+        "machine": row.machine_hash,
+        "dataset": row.dataset_hash,
+        "failure": failure_of(row.failure_kind, row.failure_cause, row.failure_advice),
+        "ranks": [_restored(RankFigures, rank) for rank in row.ranks or []],
+        "readback": row.readback or {},
+        "versions": row.versions or {},
+        "failed_clips": row.failed_clips or [],
+    }
+    return MeasurementRecord.model_validate(
+        {n: getattr(row, n) for n in MeasurementRecord.model_fields if n not in renamed} | renamed
+    )
+
+
+def failure_of(kind: str | None, cause: str | None, advice: str | None) -> Failure | None:
+    """A failure from its columns."""
+    if kind is None:
+        return None
+    return Failure.model_validate({"kind": kind, "cause": cause or "", "advice": advice or ""})
+
+
+class Results(Store):
+    """Operations on measurements."""
+
+    def __init__(self, address: Address, engine: Engine, retry: Retry) -> None:
+        super().__init__(address, engine, retry)
+        self.spool = Spool(address)
+        self._uuids: dict[int, str] = {}
+
+    def record(
+        self,
+        study_id: int | None,
+        trial_number: int | None,
+        role: str,
+        result: TrialResult,
+        *,
+        block: int | None = None,
+        arm: str | None = None,
+        machine: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Store one measurement with its windows and stages, in one transaction.
+
+        A uuid that is in the database already is not written again. What the database does not
+        take after retries waits in the spool until `flush_spool`.
+
+        Args:
+            role: one of `Role`; ``arm``: one of `Arm`, for a verification.
+            machine, data: the fingerprints that the figures belong to.
+
+        Returns:
+            True if it is in the database, False if it waits in the spool.
+
+        Raises:
+            StorageError: if neither the database nor the spool takes it, or if the database
+                refuses it for good (its study or trial does not exist); then the spool has it.
+        """
+        if role not in get_args(Role):
+            raise ValueError(f"role {role!r} is none of {', '.join(get_args(Role))}")
+        if arm is not None and arm not in get_args(Arm):
+            raise ValueError(f"arm {arm!r} is none of {', '.join(get_args(Arm))}")
+        document = {
+            "study_id": study_id,
+            "trial_number": trial_number,
+            "role": role,
+            "block": block,
+            "arm": arm,
+            "machine": None if machine is None else clean_json(dict(machine)),
+            "data": None if data is None else clean_json(dict(data)),
+        }
+        doing = f"recording measurement {result.uuid}"
+        try:
+            self._write_raw(lambda session: self._insert(session, document, result))
+        except SQLAlchemyError as error:
+            told = explain(error, self.address, doing)
+            document["study_uuid"] = None if study_id is None else self._uuids.get(study_id)
+            document["result"] = clean_json(result.model_dump(mode="python"), finite=False)
+            try:
+                path = self.spool.append(document)
+            except OSError as spool_error:
+                raise StorageError(
+                    f"{told}. The result could not be kept on disk either ({spool_error})"
+                ) from error
+            if isinstance(error, IntegrityError):
+                raise StorageError(f"{told}. The result is kept in {path}") from error
+            _log.warning("%s. The result waits in %s", told, path)
+            return False
+        if self.spool.waiting:
+            self.flush_spool()
+        return True
+
+    def flush_spool(self) -> int:
+        """Write the results that wait on disk; returns how many. Those that fail go on waiting."""
+        if not self.spool.waiting:
+            return 0
+        broken: list[SQLAlchemyError] = []
+
+        def write(document: dict[str, Any]) -> bool:
+            if broken:  # the database does not take anything now: do not retry for each line
+                return False
+            try:
+                result = TrialResult.model_validate(document.get("result"))
+                return self._write_raw(lambda s: self._insert_checked(s, document, result))
+            except (ValidationError, IntegrityError, KeyError) as error:
+                _log.warning("a waiting result cannot be written: %s", type(error).__name__)
+                return False
+            except SQLAlchemyError as error:
+                broken.append(error)
+                return False
+
+        written, kept = self.spool.drain(write)
+        if broken:
+            _log.warning("%s", explain(broken[0], self.address, "writing waiting results"))
+        if kept:
+            places = ", ".join(map(str, self.spool.waiting))
+            _log.warning("%d result(s) still wait in %s", kept, places)
+        return written
+
+    def _insert_checked(
+        self, session: Session, document: Mapping[str, Any], result: TrialResult
+    ) -> bool:
+        """Insert unless the study is another one now, e.g. of a database made anew."""
+        study_id, uuid = document["study_id"], document.get("study_uuid")
+        if study_id is not None and uuid is not None:
+            found = session.scalar(select(StudyRow.uuid).where(StudyRow.id == study_id))
+            if found != uuid:
+                return False
+        self._insert(session, document, result)
+        return True
+
+    def _insert(self, session: Session, document: Mapping[str, Any], result: TrialResult) -> None:
+        study_id: int | None = document["study_id"]
+        if study_id is not None and study_id not in self._uuids:
+            uuid = session.scalar(select(StudyRow.uuid).where(StudyRow.id == study_id))
+            if uuid is not None:
+                self._uuids[study_id] = uuid
+        known = select(MeasurementRow.id).where(MeasurementRow.uuid == result.uuid)
+        if session.scalar(known) is not None:
+            return
+        failure = result.failure
+        row = MeasurementRow(
+            uuid=result.uuid,
+            study_id=study_id,
+            trial_number=document["trial_number"],
+            role=document["role"],
+            block=document["block"],
+            arm=document["arm"],
+            state=result.state,
+            timeline=clean_json(result.timeline),
+            failure_kind=None if failure is None else failure.kind,
+            failure_cause=None if failure is None else clean_text(failure.cause),
+            failure_advice=None if failure is None else clean_text(failure.advice),
+            log_tail=clean_text(result.log_tail),
+            command_line=clean_text(result.command_line),
+            exit_code=result.exit_code,
+            node=clean_text(result.node)[:256],
+            machine_hash=add_machine(session, document["machine"]),
+            dataset_hash=add_dataset(session, document["data"]),
+            started_at=datetime.fromtimestamp(result.started_at, UTC),
+            wall_seconds=result.wall_seconds,
+            **_figures(result.measurement),
+        )
+        session.add(row)
+        session.flush()
+        if result.windows:
+            values = [_window_values(window, row.id) for window in result.windows]
+            session.execute(insert(WindowRow), values)
+        stages = result.measurement.stages if result.measurement is not None else []
+        if stages:
+            session.execute(
+                insert(StageRow),
+                [
+                    {"measurement_id": row.id, "position": i, **clean_json(stage.model_dump())}
+                    for i, stage in enumerate(stages)
+                ],
+            )
+
+    def measurements(
+        self, study_id: int, trial_number: int | None = None
+    ) -> list[MeasurementRecord]:
+        """The measurements of a study, or of one of its trials, in the order they were recorded."""
+        query = select(MeasurementRow).where(MeasurementRow.study_id == study_id)
+        if trial_number is not None:
+            query = query.where(MeasurementRow.trial_number == trial_number)
+        with self._reading("reading measurements") as session:
+            rows = session.scalars(query.order_by(MeasurementRow.id))
+            return [measurement_record(row) for row in rows]
+
+    def windows(self, measurement_id: int) -> list[Window]:
+        """The windows of a measurement, by time, each with its stage statistics."""
+        query = (
+            select(WindowRow)
+            .where(WindowRow.measurement_id == measurement_id)
+            .order_by(WindowRow.window_index, WindowRow.rank, WindowRow.id)
+        )
+        renamed = {"index": "window_index", "start": "start_time", "end": "end_time"}
+
+        def window(row: WindowRow) -> Window:
+            values = {n: getattr(row, renamed.get(n, n)) for n in Window.model_fields}
+            values["stages"] = [_restored(StageStats, stage) for stage in row.stages]
+            return Window.model_validate(_restored(Window, values))
+
+        with self._reading("reading windows") as session:
+            return [window(row) for row in session.scalars(query)]
+
+    def stages(self, measurement_id: int) -> list[StageStats]:
+        """Each stage over the steady part of a measurement, in the order of the pipeline."""
+        query = (
+            select(StageRow)
+            .where(StageRow.measurement_id == measurement_id)
+            .order_by(StageRow.position)
+        )
+        with self._reading("reading stages") as session:
+            return [
+                StageStats.model_validate(
+                    _restored(StageStats, {n: getattr(row, n) for n in StageStats.model_fields})
+                )
+                for row in session.scalars(query)
+            ]
+
+    def machine_fingerprint(self, key: str) -> dict[str, Any] | None:
+        """A machine's fingerprint by its hash."""
+        with self._reading("reading a machine") as session:
+            row = session.get(MachineRow, key)
+            return None if row is None else row.fingerprint
+
+    def dataset_fingerprint(self, key: str) -> dict[str, Any] | None:
+        """A data set's fingerprint by its hash."""
+        with self._reading("reading a data set") as session:
+            row = session.get(DatasetRow, key)
+            return None if row is None else row.fingerprint

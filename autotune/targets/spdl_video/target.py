@@ -1,0 +1,105 @@
+"""The target's entry point; imports nothing heavy, as its parameters are read everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from autotune.exceptions import InputError, UnsupportedError
+from autotune.manifest import Manifest, scan
+from autotune.targets.base import BuildContext, Loader, Target
+from autotune.targets.spdl_video.params import Params, Settings, validated
+from autotune.trial import Params as ParamValues
+from autotune.trial import TrialSpec
+
+
+class SpdlVideo(Target):
+    """fetch -> disaggregate -> demux -> decode -> aggregate -> collate, on SPDL."""
+
+    name: ClassVar[str] = "spdl_video"
+    Params: ClassVar[type[BaseModel]] = Params
+    Settings: ClassVar[type[BaseModel]] = Settings
+
+    def environment(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, str]:
+        from autotune.media.native import library_environment
+
+        checked = validated(Params, params, "params")
+        fixed = validated(Settings, settings, "settings")
+        return library_environment(fixed.ffmpeg, checked.device)
+
+    def build(self, context: BuildContext) -> Loader:
+        """Build and start the pipeline of one rank.
+
+        The process must have been started with `environment`. With ``process_mode: subprocess``
+        the module that was started as ``__main__`` is imported again in the subprocess, as
+        multiprocessing does: it should import nothing heavy at its top.
+        """
+        spec = context.spec
+        params = validated(Params, spec.params, "params")
+        settings = validated(Settings, spec.settings, "settings")
+        manifest = _manifest(spec)
+        if spec.consumer.kind == "train_step" and len(manifest.classes) > spec.consumer.num_classes:
+            raise InputError(
+                f"consumer.num_classes: {spec.consumer.num_classes} is less than the "
+                f"{len(manifest.classes)} classes of {manifest.root}; accepted is that or more"
+            )
+        # Not at the top: SPDL loads its native libraries when it is imported. The subprocess is
+        # started first, as it would import torch too if this process had done so.
+        from autotune.targets.spdl_video.pipeline import build
+        from autotune.targets.spdl_video.versions import require_ffmpeg
+
+        require_ffmpeg(settings.ffmpeg)
+        built = build(
+            params,
+            settings,
+            manifest,
+            spec.manifest,
+            seed=spec.seed,
+            rank=context.rank,
+            world_size=context.world_size,
+        )
+        from autotune.targets.spdl_video.loader import SpdlLoader
+
+        epoch = len(manifest.order(spec.seed, 0, context.rank, context.world_size))
+        try:
+            if params.device == "nvdec":
+                _require_gpu()
+            return SpdlLoader(built, params.gc_policy, epoch)
+        except BaseException:
+            built.abandon()
+            raise
+
+    def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
+        from autotune.targets.spdl_video.versions import loaded_versions
+
+        return {"libraries": loaded_versions()}
+
+
+def _manifest(spec: TrialSpec) -> Manifest:
+    """The clips to read: the study's manifest, or a fresh scan where there is none."""
+    if spec.manifest is not None:
+        return Manifest.load(spec.manifest)
+    if spec.data_dir is None:
+        raise InputError(
+            "data_dir: missing; accepted is a folder of videos or of class folders with videos "
+            "(`autotune clips make DIR` makes sample clips)"
+        )
+    return scan(spec.data_dir)
+
+
+def _require_gpu() -> None:
+    """Fail where torch cannot reach the GPU that NVDEC is to decode into.
+
+    Raises:
+        UnsupportedError: if there is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UnsupportedError(
+            f"device: nvdec, but torch {torch.__version__} reaches no CUDA device here; install a "
+            "CUDA build of torch and NVIDIA's driver (`autotune doctor` shows what is missing), "
+            "or use device: cpu"
+        )

@@ -1,0 +1,181 @@
+"""One rank of a measurement, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import NoReturn
+
+from autotune import processes
+from autotune.consumers import Consumer, make_consumer
+from autotune.exceptions import MeasurementFailed
+from autotune.measurement import Run, measure
+from autotune.targets.base import BuildContext, Target
+from autotune.telemetry import Telemetry
+from autotune.trial import (
+    BuiltEvent,
+    FailedEvent,
+    Failure,
+    FinishedEvent,
+    Params,
+    StartedEvent,
+    TrialSpec,
+)
+from autotune.worker import bootstrap
+from autotune.worker.channel import Control, EventWriter
+from autotune.worker.faults import failure_of
+
+_log = logging.getLogger("autotune.worker")
+
+_THREAD_GRACE_SECONDS = 2.0
+
+
+def run_single(line: bytes, seen: bytes, options: argparse.Namespace, argv: list[str]) -> NoReturn:
+    """Measure one rank and exit: 0 after ``finished``, 1 after ``failed``."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    emit = EventWriter(options.events_fd)
+    rank = options.rank or 0
+    had_batch = threading.Event()
+    try:
+        spec = TrialSpec.model_validate_json(line)
+        target = bootstrap.find_target(spec.target)
+        os.set_inheritable(options.events_fd, True)  # to survive the re-execution
+        asked = bootstrap.enter_environment(
+            target,
+            spec.params,
+            spec.settings,
+            line + b"\n" + seen,
+            argv,
+            again=options.spec_fd is not None,
+        )
+        os.set_inheritable(options.events_fd, False)
+        control = Control(bootstrap.take_over_stdin(), seen)
+        # The guardian ends what else there is; without a supervisor nothing here has a purpose.
+        control.start(on_end=lambda: os._exit(1))
+        emit(StartedEvent(time=time.monotonic(), pid=os.getpid(), rank=rank, environment=asked))
+        finished = _measure(spec, target, rank, options.world, emit, control, had_batch)
+    except BaseException as error:
+        if not isinstance(error, MeasurementFailed):
+            traceback.print_exc()
+        failure = failure_of(error, had_batch.is_set())
+        emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure))
+        leave(1)
+    emit(finished)
+    leave(0)
+
+
+def _measure(
+    spec: TrialSpec,
+    target: Target,
+    rank: int,
+    world: int,
+    emit: EventWriter,
+    control: Control,
+    had_batch: threading.Event,
+) -> FinishedEvent:
+    telemetry = Telemetry(os.getpid()) if world == 1 else None
+    with contextlib.ExitStack() as stack:  # each is closed even where another one raises
+        if telemetry is not None:
+            stack.callback(telemetry.stop)
+        loader = target.build(BuildContext(spec=spec, rank=rank, world_size=world))
+        stack.callback(loader.close)
+        readback = loader.readback()
+        check_readback(spec.params, readback)
+        # built while the pipeline fills: a model takes its time
+        consumer = _consumer(spec)
+        stack.callback(consumer.close)
+        versions = {**loader.versions(), **consumer.details}
+        emit(BuiltEvent(time=time.monotonic(), rank=rank, readback=readback, versions=versions))
+        run = Run(
+            settings=spec.measurement,
+            max_failed_share=spec.limits.max_failed_share,
+            rank=rank,
+            alone=world == 1,
+            emit=emit,
+            go=control.go,
+            stop=control.stop,
+            had_batch=had_batch,
+            give_up=lambda failure: _give_up(failure, emit, rank),
+        )
+        measurement = measure(loader, consumer, run, telemetry)
+    measurement = measurement.model_copy(update={"readback": readback, "versions": versions})
+    return FinishedEvent(time=time.monotonic(), measurement=measurement)
+
+
+def _consumer(spec: TrialSpec) -> Consumer:
+    device = "cpu"
+    if spec.consumer.kind == "train_step":
+        import torch
+
+        # trained where production trains, whatever device decodes; a rank sees its GPU alone
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    return make_consumer(spec.consumer, device)
+
+
+def check_readback(asked: Params, built: Params) -> None:
+    """Compare what was asked for with what was built.
+
+    Raises:
+        MeasurementFailed: of kind ``start_up``, naming every difference and every parameter
+            that the loader does not report.
+    """
+    problems = [
+        f"{name}: asked for {value}, built {built[name]}"
+        for name, value in asked.items()
+        if name in built and not _same(value, built[name])
+    ]
+    missing = [name for name in asked if name not in built]
+    if missing:
+        problems.append(f"not read back from the pipeline: {', '.join(missing)}")
+    if problems:
+        cause = "; ".join(problems)
+        advice = "The pipeline is not the one asked for, so its figures would mislead."
+        raise MeasurementFailed(Failure(kind="start_up", cause=cause, advice=advice))
+
+
+def _same(asked: object, built: object) -> bool:
+    if isinstance(asked, bool) or isinstance(built, bool):
+        return asked is built
+    return asked == built
+
+
+def _give_up(failure: Failure, emit: EventWriter, rank: int) -> None:
+    """Report a failure while the main thread waits for a batch that will not come."""
+    if emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure)):
+        _flush()
+        os._exit(1)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit; where a thread or an exit handler keeps the interpreter alive, say so and end."""
+
+    def end() -> None:
+        names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+        others = sorted(set(names) - {"autotune-control", "autotune-leave"})
+        _log.warning(
+            "the interpreter did not end within %.0f s; threads left: %s; child processes: %d",
+            _THREAD_GRACE_SECONDS,
+            ", ".join(others) or "none",
+            len(processes.descendants(os.getpid())),
+        )
+        _flush()
+        os._exit(status)
+
+    timer = threading.Timer(_THREAD_GRACE_SECONDS, end)
+    timer.daemon = True
+    timer.name = "autotune-leave"
+    timer.start()
+    _flush()
+    sys.exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()

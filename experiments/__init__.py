@@ -1,0 +1,1 @@
+"""Experiment files, recorded tables, results, and the project's own benchmarks."""

@@ -1,0 +1,105 @@
+"""An executor without processes: figures come from a function. For the study loop's own logic."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+
+from autotune.executors.base import Executor, Job, OnEvent
+from autotune.trial import (
+    Failure,
+    Fingerprint,
+    Measurement,
+    NodeInfo,
+    Params,
+    ProbeRequest,
+    TrialResult,
+    TrialSpec,
+)
+
+Surface = Callable[[Params], "float | Failure"]
+
+
+def measurement(rate: float) -> Measurement:
+    return Measurement(
+        samples_per_second=rate,
+        within_low=rate * 0.98,
+        within_high=rate * 1.02,
+        fps=rate * 16,
+        decoded_fps=rate * 15,
+        unique_frames=14.0,
+        time_to_first_batch=1.0,
+        accelerator_utilization=0.0,
+        warmup_seconds=0.5,
+        seconds=2.0,
+        steady=True,
+        batches=20,
+        samples=320,
+        frames=5120,
+        decoded_frames=4800,
+        failed=0,
+        slowest_rank=rate,
+    )
+
+
+class FakeJob(Job):
+    def __init__(self, spec: TrialSpec, result: TrialResult) -> None:
+        self.uuid = spec.uuid
+        self.node = "fake"
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float | None = None) -> TrialResult:
+        return self._result
+
+    def stop(self) -> None:
+        pass
+
+
+class FakeExecutor(Executor):
+    """Answers at once. ``noise`` is the relative standard deviation between runs."""
+
+    slots = 1
+
+    def __init__(self, surface: Surface, noise: float = 0.0, seed: int = 0) -> None:
+        self._surface = surface
+        self._noise = noise
+        self._random = random.Random(seed)
+        self.specs: list[TrialSpec] = []
+        self.closed = False
+        self.machine = {"cpu": "fake", "cores": 2}
+        self.before: Callable[[TrialSpec], None] = lambda spec: None
+
+    @classmethod
+    def create(
+        cls, *, address: str | None, slots_per_node: int, on_event: OnEvent | None = None
+    ) -> FakeExecutor:
+        return cls(lambda params: 1.0)
+
+    def start(self, probe: ProbeRequest) -> list[NodeInfo]:
+        return [
+            NodeInfo(
+                node="fake",
+                fingerprint=Fingerprint(machine=self.machine, data={"hash": "d"}),
+                names={"cpu_count": 2, "gpu_count": 0, "memory_gib": 16.0},
+                manifest_hash="d",
+                num_samples=240,
+            )
+        ]
+
+    def submit(self, spec: TrialSpec, node: str | None = None) -> FakeJob:
+        self.before(spec)
+        self.specs.append(spec)
+        answer = self._surface(spec.params)
+        common = {"uuid": spec.uuid, "node": "fake", "started_at": time.time(), "wall_seconds": 5.0}
+        if isinstance(answer, Failure):
+            return FakeJob(spec, TrialResult(state="failed", failure=answer, **common))
+        rate = answer * math.exp(self._random.gauss(0, self._noise))
+        return FakeJob(spec, TrialResult(state="finished", measurement=measurement(rate), **common))
+
+    def close(self) -> None:
+        self.closed = True
