@@ -270,7 +270,8 @@ class LiveObserver(StudyObserver):
         best, baseline = progress.best_rate or 0.0, progress.baseline_rate
         text = f"trial {progress.best_number}: {figures.rate(best)}"
         samples = progress.num_samples
-        if not baseline or not self._comparable(progress.best_params or {}):
+        params = progress.best_params or {}
+        if not baseline or params == self._baseline or not self._comparable(params):
             return f"{text}, epoch {figures.duration(samples / best)}" if samples and best else text
         text = f"{text}, ~{best / baseline:.2f}x the baseline"
         if not samples or best <= 0:
@@ -285,7 +286,7 @@ def _headline(title: str, progress: StudyProgress | None, since: float) -> Rende
         return Text(title, style="bold")
     left = None if progress.time_left is None else max(0.0, progress.time_left - since)
     parts = [
-        "search" if progress.phase == "search" else f"verification, {progress.phase}",
+        "search" if progress.phase == "search" else "verification",
         f"{done_text(progress)} done",
         f"{figures.duration(progress.elapsed + since)} elapsed",
     ]

@@ -173,9 +173,9 @@ class Scene:
 
         total = np.zeros((height, width), np.float32)
         for cell, weight in ((64, 34.0), (24, 16.0), (8, 9.0), (3, 5.0)):
-            rough = self._random.normal(
-                0, weight, (height // cell + 2, width // cell + 2)
-            ).astype(np.float32)
+            rough = self._random.normal(0, weight, (height // cell + 2, width // cell + 2)).astype(
+                np.float32
+            )
             rows = np.linspace(0, rough.shape[0] - 1.001, height)
             columns = np.linspace(0, rough.shape[1] - 1.001, width)
             top, left = rows.astype(int), columns.astype(int)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from autotune.exceptions import DataError, InputError
-from autotune.media.demux import ClipPackets, one_line
+from autotune.media.packets import ClipPackets, one_line
 from autotune.media.windows import sample_indices, unique_count
 
 ScaleAlgorithm = Literal["fast_bilinear", "bilinear", "bicubic", "area", "lanczos"]

@@ -14,18 +14,21 @@ Timestamps are integers in the stream's time base. Imports spdl when called: wor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from autotune.exceptions import DataError, InputError
 from autotune.media import iso_media
-from autotune.media.h264 import VideoSignal
+from autotune.media.packets import ClipPackets, How, one_line
 from autotune.media.signals import read_signal
 from autotune.media.windows import pts_window, seconds
+
+__all__ = ["AFTER_ALL", "ClipPackets", "demux_window"]
+
+_EBML = b"\x1aE\xdf\xa3"
+"""What a Matroska or WebM file starts with."""
 
 _SPDL_MARGIN = Fraction(3, 10)
 """SPDL adds this to the end of a video window before it compares."""
@@ -37,53 +40,6 @@ _MARGIN_FRAMES = 8
 _BEFORE_ALL = Fraction(-10_000)
 AFTER_ALL = Fraction(100_000)
 """Seconds that are before and after every timestamp, and exact in 32-bit rationals."""
-
-
-_SOURCE_PLACE = re.compile(r" ?\(/[^()]*:\d+\)")
-"""SPDL ends its messages with the place in its C++ source: no use to the reader."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipPackets:
-    """The compressed frames of one window; picklable, and cheap to send.
-
-    Attributes:
-        name: the clip, for messages.
-        packets: ``spdl.io.VideoPackets`` in decoding order, from the keyframe at or before the
-            window to the last frame that the window needs. Decoding leaves them intact.
-        time_base: seconds a tick.
-        first_pts: the clip's own first timestamp, in ticks: windows count from it.
-        lo, hi: the window, in ticks, half-open.
-        window_pts: pts of the frames in the window, ascending. What the container promises.
-        packet_pts: pts of all of ``packets``, in decoding order.
-        codec: FFmpeg's codec name, e.g. ``h264``.
-        width, height: size of the coded video in pixels, as the container says.
-        pix_fmt: FFmpeg's pixel format, None where the clip was opened without a decoder.
-        num_read: packets read from the container to find ``packets``.
-        how: ``window``, or ``to_end`` where the rest of the clip had to be read.
-        signal: colour, range and depth of its samples; only read for NVDEC, which does not say.
-    """
-
-    name: str
-    packets: Any
-    time_base: Fraction
-    first_pts: int
-    lo: int
-    hi: int
-    window_pts: tuple[int, ...]
-    packet_pts: tuple[int, ...]
-    codec: str
-    width: int
-    height: int
-    pix_fmt: str | None
-    num_read: int
-    how: str
-    signal: VideoSignal | None = None
-
-    @property
-    def num_packets(self) -> int:
-        """How many packets there are to decode."""
-        return len(self.packet_pts)
 
 
 def demux_window(
@@ -107,44 +63,36 @@ def demux_window(
         demuxer = _open(data, name)
         codec = demuxer.video_codec
         time_base = Fraction(*codec.time_base)
-        if start == 0:
-            first, packets, pts, how = _from_the_start(demuxer, time_base, start, duration)
-        else:
-            first = _first_pts(demuxer, time_base)
-            window = pts_window(first, time_base, start, duration)
-            packets, pts, how = _read_window(demuxer, time_base, window.lo, window.hi)
-        window = pts_window(first, time_base, start, duration)
-        inside = sorted(p for p in pts if window.lo <= p < window.hi)
+        try:
+            found = _read_window(demuxer, time_base, start, duration, seek=seeks_to_keyframes(data))
+        except RuntimeError:  # no seeking in this container, or not to there
+            found = _read_whole(_open(data, name), time_base)
+        window = pts_window(found.first, time_base, start, duration)
+        inside = sorted(pts for pts in found.pts if pts in window)
         if not inside:
-            raise DataError(name, _nothing_inside(start, duration, first, pts, time_base))
-        needed = 1 + max(i for i, p in enumerate(pts) if window.lo <= p < window.hi)
+            raise DataError(name, _nothing_inside(start, duration, found, time_base))
+        needed = 1 + max(i for i, pts in enumerate(found.pts) if pts in window)
         return ClipPackets(
             name=name,
-            packets=_cut(packets, needed, len(pts)),
+            packets=_cut(found.packets, needed, len(found.pts)),
             time_base=time_base,
-            first_pts=first,
+            first_pts=found.first,
             lo=window.lo,
             hi=window.hi,
             window_pts=tuple(inside),
-            packet_pts=tuple(pts[:needed]),
+            packet_pts=tuple(found.pts[:needed]),
             codec=codec.name,
             width=codec.width,
             height=codec.height,
             pix_fmt=_pix_fmt(codec),
-            num_read=len(pts),
-            how=how,
+            num_read=len(found.pts),
+            how=found.how,
             signal=signal,
         )
     except (DataError, InputError):
         raise
     except Exception as error:  # SPDL raises RuntimeError, ValueError and nanobind's own
         raise DataError(name, one_line(error)) from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text as one short line: the cause that is stored and shown."""
-    text = _SOURCE_PLACE.sub("", " ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _open(data: bytes, name: str) -> Any:
@@ -161,19 +109,14 @@ def _open(data: bytes, name: str) -> Any:
     return spdl.io.Demuxer(data, name=name)
 
 
+@cache
 def _quick_options() -> Any:
     """Options that keep avformat_find_stream_info from opening decoders and reading ahead."""
-    global _quick  # noqa: PLW0603
-    if _quick is None:
-        import spdl.io
+    import spdl.io
 
-        _quick = spdl.io.demux_config(
-            format="mov", format_options={"codec_whitelist": "none", "probesize": "32"}
-        )
-    return _quick
-
-
-_quick: Any = None
+    return spdl.io.demux_config(
+        format="mov", format_options={"codec_whitelist": "none", "probesize": "32"}
+    )
 
 
 def _pix_fmt(codec: Any) -> str | None:
@@ -190,7 +133,18 @@ def _ticks(timestamps: Sequence[float], time_base: Fraction) -> list[int]:
     return [round(t * factor) for t in timestamps]
 
 
-def _read(demuxer: Any, start: Fraction, end: Fraction, time_base: Fraction) -> tuple[Any, list[int]]:
+class _Found(NamedTuple):
+    """Packets as they were read: the clip's first pts, the packets, their pts in decoding order."""
+
+    first: int
+    packets: Any
+    pts: list[int]
+    how: How
+
+
+def _read(
+    demuxer: Any, start: Fraction, end: Fraction, time_base: Fraction
+) -> tuple[Any, list[int]]:
     """Packets from the keyframe at or before ``start`` to the first one at or after ``end``.
 
     Returns the packets and their pts, in decoding order. Seconds on the stream's own clock.
@@ -231,39 +185,50 @@ def _first_pts(demuxer: Any, time_base: Fraction) -> int:
     raise ValueError("the best video stream has no packets")
 
 
-def _from_the_start(
-    demuxer: Any, time_base: Fraction, start: float, duration: float
-) -> tuple[int, Any, list[int], str]:
-    """First timestamp and packets of a window at the clip's start, in one pass if it starts at 0."""
-    end = seconds(duration) + _margin(demuxer.video_codec.frame_rate)
-    packets, pts = _read(demuxer, _BEFORE_ALL, end, time_base)
-    first = _earliest(pts)
-    if first != 0:
-        first = _first_pts(demuxer, time_base)
-        packets, pts = _read(demuxer, _BEFORE_ALL, first * time_base + end, time_base)
-    window = pts_window(first, time_base, start, duration)
-    if _complete(packets, time_base, window.hi):
-        return first, packets, pts, "window"
-    packets, pts = _read(demuxer, _BEFORE_ALL, AFTER_ALL, time_base)
-    return first, packets, pts, "to_end"
+def seeks_to_keyframes(data: bytes) -> bool:
+    """Whether the container has an index of keyframes: MP4 and Matroska.
+
+    In others FFmpeg may seek to the middle of a group of pictures, which cannot be decoded.
+    """
+    return data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or data[:4] == _EBML
 
 
 def _read_window(
-    demuxer: Any, time_base: Fraction, lo: int, hi: int
-) -> tuple[Any, list[int], str]:
-    """Packets for ``lo <= pts < hi``.
+    demuxer: Any, time_base: Fraction, start: float, duration: float, *, seek: bool
+) -> _Found:
+    """Packets that hold the whole window.
 
-    SPDL seeks to one tick *before* the start it is given: a window that begins on a keyframe
-    would drag in the whole group of pictures before it. So the start given is one tick later.
+    A window at the start of a clip that starts at 0, the usual case, takes one pass. Without
+    ``seek`` they are read from the clip's start on.
     """
-    begin = (lo + 1) * time_base
-    packets, pts = _read(
-        demuxer, begin, hi * time_base + _margin(demuxer.video_codec.frame_rate), time_base
-    )
-    if _complete(packets, time_base, hi):
-        return packets, pts, "window"
+    begin = _BEFORE_ALL
+    margin = _margin(demuxer.video_codec.frame_rate)
+    if start == 0:
+        packets, pts = _read(demuxer, begin, seconds(duration) + margin, time_base)
+        first = _earliest(pts)
+        if first == 0 and _complete(packets, time_base, pts_window(0, time_base, 0, duration).hi):
+            return _Found(0, packets, pts, "window")
+    first = _first_pts(demuxer, time_base)
+    window = pts_window(first, time_base, start, duration)
+    if start != 0 and seek:
+        # SPDL seeks to one tick *before* the start it is given: a window that begins on a keyframe
+        # would drag in the group of pictures before it. So the start given is one tick later.
+        begin = (window.lo + 1) * time_base
+    packets, pts = _read(demuxer, begin, window.hi * time_base + margin, time_base)
+    if _complete(packets, time_base, window.hi):
+        return _Found(first, packets, pts, "window")
     packets, pts = _read(demuxer, begin, AFTER_ALL, time_base)
-    return packets, pts, "to_end"
+    return _Found(first, packets, pts, "to_end")
+
+
+def _read_whole(demuxer: Any, time_base: Fraction) -> _Found:
+    """Every packet, without seeking."""
+    packets = demuxer.demux_video()
+    pts = _ticks(packets.get_timestamps(raw=True), time_base)
+    first = _earliest(pts)
+    if first is None:
+        raise ValueError("the best video stream has no packets")
+    return _Found(first, packets, pts, "whole")
 
 
 def _complete(packets: Any, time_base: Fraction, hi: int) -> bool:
@@ -286,12 +251,10 @@ def _cut(packets: Any, needed: int, available: int) -> Any:
     return spdl.io.apply_bsf(packets, f"noise=drop='gte(n,{needed})'")
 
 
-def _nothing_inside(
-    start: float, duration: float, first: int, pts: Sequence[int], time_base: Fraction
-) -> str:
+def _nothing_inside(start: float, duration: float, found: _Found, time_base: Fraction) -> str:
     """Why a window is empty, with where the frames that were read do lie."""
     text = f"no frame in [{start}, {start + duration}) s"
-    if not pts:
+    if not found.pts:
         return f"{text}: nothing could be read there; the clip ends before it"
-    last = float((max(pts) - first) * time_base)
+    last = float((max(found.pts) - found.first) * time_base)
     return f"{text}: the frames read end at {last:.3f} s"

@@ -8,10 +8,14 @@ them how far frames are reordered.
 
 from __future__ import annotations
 
+import re
 from struct import unpack_from
 
 _TRUSTED_ENTRIES = (b"avc1", b"hvc1", b"hev1", b"vp09")
 """Sample entries of codecs whose decoder needs nothing that FFmpeg would have to guess."""
+
+_VIDEO_TRACK = re.compile(rb"hdlr.{8}vide", re.DOTALL)
+"""A track's handler box that says: video."""
 
 _MAX_BOXES = 64
 
@@ -46,6 +50,6 @@ def opens_without_decoder(data: bytes) -> bool:
     if data[4:8] != b"ftyp":
         return False
     movie = movie_box(data)
-    if movie.count(b"vide") != 1 or b"covr" in movie or b"mvex" in movie:
+    if len(_VIDEO_TRACK.findall(movie)) != 1 or b"covr" in movie or b"mvex" in movie:
         return False
     return sum(movie.count(entry) for entry in _TRUSTED_ENTRIES) == 1

@@ -49,9 +49,7 @@ _LINK_FOLDER = "autotune/libraries"
 _HASHED = re.compile(r"(?P<name>lib[\w+]+?)-[0-9a-f]{8,}\.so\.(?P<major>\d+)")
 
 
-def library_environment(
-    ffmpeg: FFmpegSource = "bundled", device: Device = "cpu"
-) -> dict[str, str]:
+def library_environment(ffmpeg: FFmpegSource = "bundled", device: Device = "cpu") -> dict[str, str]:
     """The variables to start a process with, so that its spdl.io finds its libraries.
 
     The user's own ``LD_LIBRARY_PATH`` is kept, behind ours. Setting the variable in a process
@@ -123,9 +121,7 @@ def bundled_links() -> dict[str, Path | None]:
 def find_system_ffmpeg() -> int | None:
     """The newest FFmpeg release of which the loader finds every library spdl.io needs."""
     for release, versions in sorted(FFMPEG_SONAMES.items(), reverse=True):
-        names = [
-            f"lib{n}.so.{v}" for n, v in zip(FFMPEG_LIBRARIES, versions, strict=True)
-        ]
+        names = [f"lib{n}.so.{v}" for n, v in zip(FFMPEG_LIBRARIES, versions, strict=True)]
         if all(find_library(name, skip=_LINK_FOLDER) for name in names):
             return release
     return None
@@ -151,39 +147,37 @@ def cache_folder() -> Path:
 
 
 def link_folder(links: dict[str, Path | None]) -> Path:
-    """The folder that holds exactly ``links``, made once and safe under concurrent processes.
+    """The folder that holds ``links``, safe under concurrent processes.
 
     Its name is a hash of all names and targets (and of PyAV's version, whose files could change
-    under the same names), so an upgrade or a second environment gets a folder of its own.
+    under the same names), so an upgrade or a second environment gets a folder of its own. Each
+    link is renamed into place: whoever makes it first, it is the same, and nobody removes one.
     """
     digest = hashlib.sha256(_av_version().encode())
     for name, target in sorted(links.items()):
         digest.update(f"{name}\0{target}\0".encode())
     folder = cache_folder() / digest.hexdigest()[:20]
-    if _complete(folder, links):
+    missing = [name for name in links if not (folder / name).exists()]
+    if not missing:
         return folder
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
     try:
-        for name, target in links.items():
+        folder.mkdir(exist_ok=True, mode=0o700)
+        for name in missing:
+            target = links[name]
             if target is None:
                 (draft / name).touch()
             else:
                 (draft / name).symlink_to(target)
-        if folder.exists():  # damaged by hand: replace it, never mix with it
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            os.rename(draft, folder)
-        except OSError:
-            if not _complete(folder, links):  # another process made it first: the same content
-                raise
+            os.replace(draft / name, folder / name)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot make links in {folder}: {error.strerror}. Remedy: free some space, or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _complete(folder: Path, links: dict[str, Path | None]) -> bool:
-    """Whether every link is in ``folder`` and leads to a file."""
-    return all((folder / name).exists() for name in links)
 
 
 def _av_version() -> str:
@@ -203,7 +197,7 @@ def loaded_ffmpeg() -> dict[str, Any]:
     Raises:
         UnsupportedError: spdl.io finds no FFmpeg; start the process with `library_environment`.
     """
-    from spdl.io.utils import get_ffmpeg_versions  # noqa: PLC0415
+    from spdl.io.utils import get_ffmpeg_versions
 
     try:
         reported = get_ffmpeg_versions()

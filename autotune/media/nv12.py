@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from autotune.exceptions import DataError
 from autotune.media.h264 import VideoSignal
 from autotune.media.resampling import axis_matrix
 
@@ -24,6 +23,9 @@ _WEIGHTS = {
 }
 """ISO 23091-2 matrix number -> weights of red and blue in luma."""
 
+UNSUPPORTED = (0, 8)
+"""RGB and YCgCo: not luma with two colour differences."""
+
 _UNSPECIFIED = _WEIGHTS[6]
 """FFmpeg's scaler reads an unspecified matrix as BT.601, whatever the size; so must we."""
 
@@ -31,11 +33,8 @@ _UNSPECIFIED = _WEIGHTS[6]
 def conversion(signal: VideoSignal) -> tuple[tuple[tuple[float, float, float], ...], float]:
     """The 3x3 matrix from (Y - offset, Cb - 128, Cr - 128) to RGB, and the offset of luma.
 
-    Raises:
-        DataError: a matrix that is not one of luma and two colour differences (RGB, YCgCo).
+    The matrix must not be one of `UNSUPPORTED`.
     """
-    if signal.matrix in (0, 8):
-        raise DataError("", f"colour matrix {signal.matrix} is not supported on NVDEC")
     red, blue = _WEIGHTS.get(signal.matrix, _UNSPECIFIED)
     green = 1 - red - blue
     luma, chroma, offset = (1.0, 1.0, 0.0) if signal.full_range else (255 / 219, 255 / 224, 16.0)
@@ -46,9 +45,7 @@ def conversion(signal: VideoSignal) -> tuple[tuple[tuple[float, float, float], .
     ), offset
 
 
-def to_rgb(
-    nv12: Any, *, width: int, height: int, scale_algorithm: str, signal: VideoSignal
-) -> Any:
+def to_rgb(nv12: Any, *, width: int, height: int, scale_algorithm: str, signal: VideoSignal) -> Any:
     """Scale and convert a batch of NV12 frames.
 
     Args:
@@ -67,9 +64,7 @@ def to_rgb(
     # Chroma samples lie on the left luma sample of each pair: a quarter of their own distance
     # left of the middle of the pair. Into packed RGB, FFmpeg makes one for two pixels of a row.
     across = _matrix(columns, width, scale_algorithm, 0.0, True, nv12.device)
-    chroma_across = _matrix(
-        columns // 2, chroma_columns, scale_algorithm, 0.25, True, nv12.device
-    )
+    chroma_across = _matrix(columns // 2, chroma_columns, scale_algorithm, 0.25, True, nv12.device)
     down = _matrix(rows, height, scale_algorithm, 0.0, False, nv12.device)
     chroma_down = _matrix(rows // 2, height, scale_algorithm, 0.0, False, nv12.device)
 

@@ -17,8 +17,9 @@ from typing import Any
 from autotune.exceptions import DataError, InputError, UnsupportedError
 from autotune.media import nv12, nvidia_libraries
 from autotune.media.decode import DecodedClip, decoded_up_to
-from autotune.media.demux import AFTER_ALL, ClipPackets, one_line
+from autotune.media.demux import AFTER_ALL
 from autotune.media.h264 import VideoSignal
+from autotune.media.packets import ClipPackets, one_line
 from autotune.media.windows import sample_indices, unique_count
 
 ANNEX_B = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
@@ -41,6 +42,8 @@ def check_clip(clip: ClipPackets) -> VideoSignal:
     signal = clip.signal
     if signal is None:
         raise DataError(clip.name, "was demuxed without for_nvdec: its colour is unknown")
+    if signal.matrix in nv12.UNSUPPORTED:
+        raise DataError(clip.name, f"colour matrix {signal.matrix} is not supported on NVDEC")
     if not signal.fits_nv12:
         raise DataError(
             clip.name,
@@ -120,16 +123,14 @@ def decode_nvdec(
         # The consumer works on the default stream: its memory must not be reused under it.
         frames.record_stream(torch.cuda.default_stream(device_index))
         stream.synchronize()
-    except (DataError, UnsupportedError):
-        raise
+    except (DataError, UnsupportedError, torch.cuda.OutOfMemoryError):
+        raise  # out of memory is the configuration's failure, not this clip's
     except Exception as error:  # SPDL raises RuntimeError, torch its own
         raise DataError(clip.name, f"NVDEC: {one_line(error)}") from error
     return DecodedClip(frames, unique_frames=unique, decoded_frames=decoded, exact=exact)
 
 
-def _decode(
-    clip: ClipPackets, chosen: Sequence[int], device_index: int, stream: Any
-) -> Any:
+def _decode(clip: ClipPackets, chosen: Sequence[int], device_index: int, stream: Any) -> Any:
     """The chosen frames as NV12 tensor [N, H * 3 / 2, W] on the device, in presentation order."""
     import spdl.io
 

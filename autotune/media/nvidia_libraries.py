@@ -27,13 +27,13 @@ def links() -> dict[str, Path | None]:
 def missing() -> list[str]:
     """One line a missing library, with its remedy; empty when NVDEC can be loaded (for doctor)."""
     problems = []
-    for find in (
-        lambda: _driver("libcuda.so.1", "libcuda.so"),
-        lambda: _driver("libnvcuvid.so", "libnvcuvid.so.1"),
-        lambda: _runtime(needed_runtime()),
+    for find, names in (
+        (_driver, ("libcuda.so.1", "libcuda.so")),
+        (_driver, ("libnvcuvid.so", "libnvcuvid.so.1")),
+        (_runtime, (needed_runtime(),)),
     ):
         try:
-            find()
+            find(*names)
         except UnsupportedError as error:
             problems.append(str(error))
     return problems
@@ -64,7 +64,8 @@ def _driver(*names: str) -> Path:
     )
 
 
-def _runtime(name: str) -> Path:
+def _runtime(*names: str) -> Path:
+    (name,) = names
     if path := find_library(name, usual_folders=True):
         return path.resolve()
     for root in _pip_folders():

@@ -24,24 +24,15 @@ class ReferenceClip:
     time_base: Fraction
 
 
-def decode_reference(
-    data: bytes,
-    name: str,
-    start: float,
-    duration: float,
-    *,
-    num_frames: int,
-    width: int,
-    height: int,
-    scale_algorithm: str = "bicubic",
-) -> ReferenceClip:
-    """Decode a window the slow, obvious way; arguments as `demux_window` and `decode_cpu`.
+def reference_frames(
+    data: bytes, name: str, start: float, duration: float
+) -> tuple[list[Any], Fraction]:
+    """The ``av.VideoFrame`` objects of a window, in order, and their time base.
 
     Raises:
         DataError: the clip cannot be decoded, or no frame lies in the window.
     """
     import av
-    import numpy as np
 
     inside: list[Any] = []
     try:
@@ -64,11 +55,38 @@ def decode_reference(
         raise DataError(name, str(error)) from error
     if not inside:
         raise DataError(name, f"no frame in [{start}, {start + duration}) s")
+    return inside, time_base
+
+
+def stretched(frame: Any, *, width: int, height: int, scale_algorithm: str) -> Any:
+    """One frame as uint8 array [height, width, 3] in RGB, by PyAV's scaler."""
+    return frame.reformat(
+        width=width, height=height, format="rgb24", interpolation=scale_algorithm.upper()
+    ).to_ndarray()
+
+
+def decode_reference(
+    data: bytes,
+    name: str,
+    start: float,
+    duration: float,
+    *,
+    num_frames: int,
+    width: int,
+    height: int,
+    scale_algorithm: str = "bicubic",
+) -> ReferenceClip:
+    """Decode a window the slow, obvious way; arguments as `demux_window` and `decode_cpu`.
+
+    Raises:
+        DataError: as `reference_frames`.
+    """
+    import numpy as np
+
+    inside, time_base = reference_frames(data, name, start, duration)
     taken = [inside[i] for i in sample_indices(len(inside), num_frames)]
     pictures = [
-        frame.reformat(
-            width=width, height=height, format="rgb24", interpolation=scale_algorithm.upper()
-        ).to_ndarray()
+        stretched(frame, width=width, height=height, scale_algorithm=scale_algorithm)
         for frame in taken
     ]
     return ReferenceClip(np.stack(pictures), tuple(frame.pts for frame in taken), time_base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from autotune.exceptions import DataError
 from autotune.media import iso_media
@@ -26,15 +27,14 @@ def read_signal(data: bytes, name: str) -> VideoSignal:
         if signal is not None:
             return signal
     import av
-    from av.video.reformatter import Colorspace  # noqa: F401 - the numbers below are FFmpeg's
 
     try:
         with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.best("video")
-            if stream is None or stream.codec_context.format is None:  # type: ignore[attr-defined]
+            stream: Any = container.streams.best("video")
+            if stream is None or stream.codec_context.format is None:
                 raise DataError(name, "no video stream, or one of unknown pixel format")
             context = stream.codec_context
-            pixel = context.format  # type: ignore[attr-defined]
+            pixel = context.format
             luma, chroma = pixel.components[0], pixel.components[-1]
             subsampling = (
                 pixel.chroma_width(1 << 10) < 1 << 10, pixel.chroma_height(1 << 10) < 1 << 10
@@ -43,9 +43,8 @@ def read_signal(data: bytes, name: str) -> VideoSignal:
             return VideoSignal(
                 chroma_format=0 if luma is chroma else formats.get(subsampling, 2),
                 bit_depth=luma.bits,
-                full_range=pixel.name.startswith("yuvj")
-                or int(context.color_range or 0) == 2,  # type: ignore[attr-defined]
-                matrix=int(context.colorspace or 2),  # type: ignore[attr-defined]
+                full_range=pixel.name.startswith("yuvj") or int(context.color_range or 0) == 2,
+                matrix=int(context.colorspace or 2),
             )
     except av.FFmpegError as error:
         raise DataError(name, str(error)) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from autotune.exceptions import AutotuneError, InputError, StorageError, UnsupportedError
@@ -55,7 +55,7 @@ def make_engine(address: Address) -> Engine:
         UnsupportedError: if the database's driver is not installed.
     """
     try:
-        engine = create_engine(address.url, **address.engine_kwargs())
+        engine = create_engine(address.url, hide_parameters=True, **address.engine_kwargs())
     except ImportError as error:
         raise UnsupportedError(
             f"storage {address.shown}: the driver {error.name!r} is not installed; "
@@ -172,17 +172,24 @@ class Store:
     def _write_raw(self, action: Callable[[Session], _T]) -> _T:
         """Run ``action`` in one transaction; retry with back-off what a retry can cure."""
         delays = self._retry.delays()
+        raced = False
         while True:
             try:
                 with self._writers.begin() as session:
                     return action(session)
+            except IntegrityError:
+                # Another process may have inserted the same key since this one looked for it;
+                # looking again, the action finds it.
+                if raced:
+                    raise
+                raced = True
             except SQLAlchemyError as error:
                 delay = next(delays, None) if is_transient(error) else None
                 if delay is None:
                     raise
                 _log.warning(
                     "storage %s: write failed (%s), trying again in %.1f s",
-                    self.address.shown,
+                    self.shown,
                     type(getattr(error, "orig", error)).__name__,
                     delay,
                 )

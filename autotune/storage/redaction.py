@@ -20,7 +20,7 @@ _PATTERNS = (
         r"[^\s/'\"]{1,512}(?=@)"
     ),
     re.compile(rf"(?i)(?P<head>{_NAMES}['\"]?\s{{0,8}}[=:]\s{{0,8}}['\"]?)[^\s'\"&;,]+"),
-    re.compile(rf"(?i)(?P<head>--[\w\-]{{0,40}}?{_NAMES}\s{{1,8}})\S+"),
+    re.compile(rf"(?i)(?P<head>(?<![\w\-])--[\w\-]{{0,40}}?{_NAMES}\s{{1,8}})\S+"),
 )
 _SECRET_KEY = re.compile(r"(?i)(?:^|_|-)(?:password|passwd|secret|token|api_?key)$")
 

@@ -22,7 +22,7 @@ def _optuna_tables(connection: Connection) -> dict[str, object]:
     found.reflect(connection)
     return {
         name: (
-            [repr(column) for column in table.columns],
+            [(c.name, str(c.type), c.nullable, c.primary_key) for c in table.columns],
             [tuple(row) for row in connection.execute(table.select())],
         )
         for name, table in found.tables.items()
