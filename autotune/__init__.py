@@ -13,6 +13,8 @@ Importing this loads neither torch, ray, spdl nor pandas.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,6 +48,21 @@ __all__ = [
 ]
 
 
+class _Package(ModuleType):
+    """The package, in which `autotune.launch` is the function whatever was imported before.
+
+    Importing the submodule of that name would else put the module in the function's place.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "launch" and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     """Load what was asked for, and nothing before (PEP 562)."""
     if name == "__version__":
@@ -58,11 +75,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Study", "launch", "load_study"):
         from autotune import api
 
-        # `autotune.launch` is also a submodule: importing it would put the module in the
-        # function's place, so the function is put there once and for all.
-        found = {key: getattr(api, key) for key in ("Study", "launch", "load_study")}
-        globals().update(found)
-        return found[name]
+        return getattr(api, name)
     if name in __all__:
         from autotune import exceptions
 

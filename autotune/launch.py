@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.budget import BudgetClock
+from autotune import machine
 from autotune.config import Experiment, Plan, difference, identity, resolve
 from autotune.exceptions import AutotuneError, InputError, StudyConflict, UnsupportedError
 from autotune.executors.base import Executor
@@ -19,7 +20,7 @@ from autotune.observer import StudyObserver
 from autotune.plugins import load_executor
 from autotune.samplers import Proposer, choose
 from autotune.storage import Database, StudyRecord, TrialRecord
-from autotune.study import LEASE_SECONDS, State, StopSignal, StudyRun, figure_limits
+from autotune.study import LEASE_SECONDS, State, StopSignal, StudyRun, broken_limits, figure_limits
 from autotune.trial import NodeInfo, Params, ProbeRequest
 from autotune.verification import verification_runs, verify_study
 from autotune.workloads import workload_baselines
@@ -109,10 +110,8 @@ def dry_run(experiment: Experiment, first: int = 8) -> DryRun:
     """
     import optuna
 
-    from autotune.processes import machine_names
-
     plan = resolve(experiment)
-    names = machine_names()
+    names = machine.names()
     kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
@@ -312,12 +311,14 @@ class _Launch:
         )
 
     def _refuse_other_machine(self, record: StudyRecord, node: NodeInfo) -> None:
-        machine, data = self._database.study_fingerprints(record.id)
-        lines: list[str] = []
-        if machine is not None:
-            lines += fingerprint_difference("machine", machine, node.fingerprint.machine)
-        if data is not None:
-            lines += fingerprint_difference("data", data, node.fingerprint.data)
+        before = self._database.study_fingerprints(record.id)
+        now = (node.fingerprint.machine, node.fingerprint.data)
+        lines = [
+            line
+            for label, old, new in zip(("machine", "data"), before, now, strict=True)
+            if old is not None
+            for line in fingerprint_difference(label, old, new)
+        ]
         if lines:
             raise StudyConflict(
                 f"study {record.name!r} was measured on another machine or other data; "
@@ -333,7 +334,8 @@ class _Launch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if resumed:
             self._database.flush_spool()
-            self._database.clear_running(record.id)
+            # A trial whose figure was saved before the driver died is complete.
+            self._database.clear_running(record.id, lambda m: broken_limits(plan, m))
         done = self._database.trials(record.id)
         kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
         study = optuna.create_study(

@@ -285,10 +285,3 @@ def _prctl(option: int, argument: object) -> None:
     if libc.prctl(option, argument, 0, 0, 0) != 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"prctl({option}): {os.strerror(errno)}")
-
-
-def machine_names() -> dict[str, bool | int | float | str]:
-    """``cpu_count``, ``gpu_count`` and ``memory_gib`` of this machine (`autotune.machine`)."""
-    from autotune import machine
-
-    return machine.names()

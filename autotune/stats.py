@@ -6,6 +6,7 @@ between runs multiply rather than add, so they are handled on the logarithm.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ repeats of its own: measured over nine fresh runs of an SPDL pipeline on two CPU
 
 PRIOR_BETWEEN_DOF = 8.0
 """Degrees of freedom behind `PRIOR_BETWEEN_SD`."""
+
+_UNKNOWN = 10.0
+"""A half-width of the logarithm (a factor of 22,000) from which on nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def rate_interval(
     The first arrival starts the clock and its samples do not count, so no partial batch biases
     the rate. The interval comes from non-overlapping batch means (Schmeiser, 1982): groups of
     consecutive gaps, long enough that the lag-1 autocorrelation between the groups is
-    insignificant, at least 5 and at most 20 groups; a t interval over the groups' rates.
+    insignificant, at least 5 and at most 20 groups; a t interval over the groups' time a sample.
     With fewer than 6 batches the interval is infinite.
     """
     n = len(arrivals)
@@ -166,18 +170,17 @@ def rate_interval(
         if gaps < groups:
             continue
         bounds = [round(g * gaps / groups) for g in range(groups + 1)]
-        times = [arrivals[b] for b in bounds]
-        chosen = []
-        for g in range(groups):
-            taken = times[g + 1] - times[g]
-            got = sum(samples[bounds[g] + 1 : bounds[g + 1] + 1])
-            chosen.append(got / taken if taken > 0 else math.inf)
-        if all(math.isfinite(c) for c in chosen) and abs(_lag1(chosen)) < 1.96 / math.sqrt(groups):
+        chosen = [
+            (arrivals[stop] - arrivals[start]) / max(1, sum(samples[start + 1 : stop + 1]))
+            for start, stop in itertools.pairwise(bounds)
+        ]
+        if abs(_lag1(chosen)) < 1.96 / math.sqrt(groups):
             break
-    if not all(math.isfinite(c) for c in chosen):
-        return RateEstimate(rate, 0.0, math.inf, gaps, seconds)
-    half = (mean_interval(chosen, confidence).high - math.fsum(chosen) / len(chosen))
-    return RateEstimate(rate, max(0.0, rate - half), rate + half, gaps, seconds)
+    # On the time that a sample takes, not on its inverse: where batches come in bursts, the
+    # time of a group may be next to nothing and its rate next to infinite.
+    half = mean_interval(chosen, confidence).relative_half_width
+    high = rate / (1 - half) if half < 1 else math.inf
+    return RateEstimate(rate, rate / (1 + half), high, gaps, seconds)
 
 
 def _lag1(values: Sequence[float]) -> float:
@@ -241,6 +244,8 @@ def published_interval(
     within = [w / mean for w in within_half_widths if math.isfinite(w)]
     within_half = math.sqrt(math.fsum(w * w for w in within)) / k if within else 0.0
     half = math.hypot(between_half, within_half)
+    if half > _UNKNOWN:
+        return 0.0, math.inf
     return mean * math.exp(-half), mean * math.exp(half)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from autotune.observer import StudyObserver, StudyProgress
 from autotune.samplers import Proposal, Proposer
 from autotune.stats import published_interval
 from autotune.storage import Database, StudyRecord
-from autotune.storage.records import Role
+from autotune.storage.records import MeasurementRecord, Role
 from autotune.trial import Failure, Measurement, NodeInfo, Params, TrialResult, TrialSpec
 from autotune.verification import verification_runs
 
@@ -194,7 +195,13 @@ class StudyRun:
         self, proposal: Proposal, measurement: Measurement, wall_seconds: float
     ) -> tuple[float, float]:
         rate = measurement.samples_per_second
-        violated = self._figure_violations(measurement)
+        figures = {
+            "cpu_percent": measurement.resources.cpu_percent,
+            "host_memory_gib": measurement.resources.rss_gib,
+            "gpu_memory_gib": measurement.resources.gpu_memory_gib,
+            "time_to_first_batch": measurement.time_to_first_batch,
+        }
+        violated = excesses(self.plan, figures)
         broken = [text for text, excess in violated.items() if excess > 0]
         self.database.finish_trial(self.record.id, proposal.number, "COMPLETE", violated=broken)
         self.proposer.tell(proposal, rate, violated)
@@ -229,21 +236,6 @@ class StudyRun:
         self.failures_in_a_row += 1
         if proposal.number == 0 and failure.kind in HOPELESS:
             self.hopeless = f"the baseline failed: {_describe(failure)}"
-
-    def _figure_violations(self, measurement: Measurement) -> dict[str, float]:
-        """For each constraint on a figure by how much it is exceeded, relative to the limit."""
-        figures = {
-            "cpu_percent": measurement.resources.cpu_percent,
-            "host_memory_gib": measurement.resources.rss_gib,
-            "gpu_memory_gib": measurement.resources.gpu_memory_gib,
-            "time_to_first_batch": measurement.time_to_first_batch,
-        }
-        excesses: dict[str, float] = {}
-        for text, (name, limit, sign) in figure_limits(self.plan).items():
-            value = figures[name]
-            excess = 0.0 if value is None else sign * (value - limit) / max(abs(limit), 1e-9)
-            excesses[text] = excess
-        return excesses
 
     # ------------------------------------------------------------------ shared with verification
 
@@ -345,6 +337,29 @@ def figure_limits(plan: Plan) -> dict[str, tuple[str, float, int]]:
         if limit.min is not None:
             limits[f"{name} >= {limit.min:g}"] = (name, limit.min, -1)
     return limits
+
+
+def excesses(plan: Plan, figures: Mapping[str, float | None]) -> dict[str, float]:
+    """For each constraint on a figure by how much it is exceeded, relative to its limit.
+
+    Negative where it is met; 0 for a figure that this machine does not record.
+    """
+    found: dict[str, float] = {}
+    for text, (name, limit, sign) in figure_limits(plan).items():
+        value = figures[name]
+        found[text] = 0.0 if value is None else sign * (value - limit) / max(abs(limit), 1e-9)
+    return found
+
+
+def broken_limits(plan: Plan, measurement: MeasurementRecord) -> list[str]:
+    """The constraints on figures that a recorded measurement breaks, as readable text."""
+    figures = {
+        "cpu_percent": measurement.cpu_percent,
+        "host_memory_gib": measurement.rss_gib,
+        "gpu_memory_gib": measurement.gpu_memory_gib,
+        "time_to_first_batch": measurement.time_to_first_batch,
+    }
+    return [text for text, excess in excesses(plan, figures).items() if excess > 0]
 
 
 def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> TrialSpec:

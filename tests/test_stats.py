@@ -113,6 +113,10 @@ def test_the_published_interval_is_never_narrower_than_the_within_run_one(
     assert high >= rate * math.exp(within) * (1 - 1e-9)
 
 
+def test_a_run_that_says_nothing_gives_an_interval_that_says_nothing() -> None:
+    assert stats.published_interval([1.0], [5000.0], 0.03, 8) == (0.0, math.inf)
+
+
 @given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=12))
 def test_swapping_the_arms_inverts_the_ratio(pairs: list[tuple[float, float]]) -> None:
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]

@@ -151,11 +151,11 @@ def test_no_first_batch_in_time_is_a_hang_that_says_so() -> None:
 
 
 def test_a_worker_that_measures_past_its_deadline_is_ended() -> None:
-    # two batches in a second give no rate, so the worker goes on; its windows are no silence
-    limits = {"startup_seconds": 40, "silence_seconds": 0.6, "shutdown_seconds": 0.1}
+    # two batches give no rate, so the worker goes on; its windows are no silence
+    limits = {"startup_seconds": 40, "silence_seconds": 3.0, "shutdown_seconds": 0.1}
     measurement = {"min_seconds": 0.1, "max_seconds": 0.1, "window_seconds": 0.05}
     spec = specification(
-        settings={"seconds_per_batch": 0.45}, limits=limits, measurement=measurement
+        settings={"seconds_per_batch": 1.5}, limits=limits, measurement=measurement
     )
     result = fail(spec)
     assert result.failure is not None

@@ -193,11 +193,9 @@ def frame_pts(frames: Any) -> list[int]:
 
 
 def _tensor(frames: Any, positions: Sequence[int]) -> Any:
-    """The frames at ``positions`` (ascending) as one uint8 tensor [T, H, W, 3]."""
+    """The frames at ``positions`` (ascending) as one uint8 tensor [T, H, W, 3], in one copy."""
     import spdl.io
-    import torch
 
-    found = spdl.io.to_torch(spdl.io.convert_frames(frames))
-    if len(positions) == len(found) and positions[-1] == len(found) - 1:
-        return found
-    return found.index_select(0, torch.tensor(positions))
+    if list(positions) != list(range(len(frames))):
+        frames = frames[list(positions)]
+    return spdl.io.to_torch(spdl.io.convert_frames(frames))

@@ -52,6 +52,9 @@ class Address:
             ) from None
         backend = url.get_backend_name()
         if backend == "postgresql":
+            if url.drivername == "postgresql":
+                # SQLAlchemy 2.0 would take psycopg2 for it, 2.1 takes psycopg.
+                url = url.set(drivername="postgresql+psycopg")
             return cls(url, None)
         if backend != "sqlite":
             raise InputError(f"storage: {backend!r} is not supported; accepted: {_ACCEPTED}")

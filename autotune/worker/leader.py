@@ -91,8 +91,8 @@ def run_leader(line: bytes, seen: bytes, events_fd: int) -> NoReturn:
             group.end()
         emit(FailedEvent(time=time.monotonic(), failure=failure_of(error, had_batch)))
         leave(1)
-    group.end()
     emit(finished)
+    group.end()
     leave(0)
 
 

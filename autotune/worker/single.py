@@ -59,14 +59,13 @@ def run_single(line: bytes, seen: bytes, options: argparse.Namespace, argv: list
         # The guardian ends what else there is; without a supervisor nothing here has a purpose.
         control.start(on_end=lambda: os._exit(1))
         emit(StartedEvent(time=time.monotonic(), pid=os.getpid(), rank=rank, environment=asked))
-        finished = _measure(spec, target, rank, options.world, emit, control, had_batch)
+        _measure(spec, target, rank, options.world, emit, control, had_batch)
     except BaseException as error:
         if not isinstance(error, MeasurementFailed):
             traceback.print_exc()
         failure = failure_of(error, had_batch.is_set())
         emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure))
         leave(1)
-    emit(finished)
     leave(0)
 
 
@@ -78,7 +77,8 @@ def _measure(
     emit: EventWriter,
     control: Control,
     had_batch: threading.Event,
-) -> FinishedEvent:
+) -> None:
+    """Build, measure, report, close: what was measured is told before anything can hang."""
     telemetry = Telemetry(os.getpid()) if world == 1 else None
     with contextlib.ExitStack() as stack:  # each is closed even where another one raises
         if telemetry is not None:
@@ -104,8 +104,8 @@ def _measure(
             give_up=lambda failure: _give_up(failure, emit, rank),
         )
         measurement = measure(loader, consumer, run, telemetry)
-    measurement = measurement.model_copy(update={"readback": readback, "versions": versions})
-    return FinishedEvent(time=time.monotonic(), measurement=measurement)
+        measurement = measurement.model_copy(update={"readback": readback, "versions": versions})
+        emit(FinishedEvent(time=time.monotonic(), measurement=measurement))
 
 
 def _consumer(spec: TrialSpec) -> Consumer:

@@ -8,17 +8,15 @@ what needs SPDL runs in one process that is spawned with the environment: functi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
+from media_remote import Call
 
 from autotune.media.native import library_environment
-
-Call = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -14,6 +15,9 @@ from autotune.media.decode import DecodedClip, decode_cpu
 from autotune.media.demux import ClipPackets, demux_window
 from autotune.media.reference import decode_reference, reference_frames, stretched
 from autotune.media.windows import sample_indices
+
+Call = Callable[..., Any]
+"""The fixture `in_worker`: call(function, *arguments) -> result."""
 
 Window = tuple[float, float]
 

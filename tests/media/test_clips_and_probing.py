@@ -6,7 +6,7 @@ import av
 import media_remote
 import pytest
 from av.video.frame import PictureType
-from conftest import Call
+from media_remote import Call
 
 from autotune.exceptions import InputError
 from autotune.media.clips import make_clips, recipes

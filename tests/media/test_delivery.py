@@ -6,7 +6,7 @@ from pathlib import Path
 
 import media_remote
 import pytest
-from conftest import Call
+from media_remote import Call
 
 from autotune.exceptions import DataError, InputError
 

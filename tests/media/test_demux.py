@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import media_remote
 import pytest
-from conftest import Call
+from media_remote import Call
 
 from autotune.exceptions import DataError
 from autotune.media.iso_media import movie_box, opens_without_decoder

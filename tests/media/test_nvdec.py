@@ -11,7 +11,7 @@ from typing import Any
 
 import media_remote
 import pytest
-from conftest import Call
+from media_remote import Call
 
 from autotune.exceptions import DataError
 from autotune.media import nv12

@@ -73,10 +73,13 @@ def _postgres() -> Iterator[str]:
         "sqlite",
         pytest.param(
             "postgresql",
-            marks=pytest.mark.skipif(
-                "AUTOTUNE_TEST_POSTGRES" not in os.environ,
-                reason="AUTOTUNE_TEST_POSTGRES names no server",
-            ),
+            marks=[
+                pytest.mark.postgres,
+                pytest.mark.skipif(
+                    "AUTOTUNE_TEST_POSTGRES" not in os.environ,
+                    reason="AUTOTUNE_TEST_POSTGRES names no server",
+                ),
+            ],
         ),
     ]
 )

@@ -112,6 +112,7 @@ def test_the_url_is_absolute_and_shown_without_password(
     server = Address.parse("postgresql://me:s3cret@h:5433/studies?password=s3cret")
     assert "s3cret" not in server.shown + server.key + server.place
     assert server.place == "h:5433"
+    assert server.url.drivername == "postgresql+psycopg"
     # The password is there for those who connect, Optuna included.
     assert make_url("postgresql://me:s3cret@h/db").password == server.url.password
 

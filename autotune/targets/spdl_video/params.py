@@ -55,7 +55,7 @@ class Params(BaseModel):
 # (parameter, value) -> parameters without effect then. The search space gives them a `when`.
 _INACTIVE: dict[tuple[str, str], tuple[str, ...]] = {
     ("process_mode", "in_process"): ("arena", "backend_buffer_size"),
-    ("device", "nvdec"): ("scale_algorithm", "decoder_threads"),
+    ("device", "nvdec"): ("decoder_threads",),
 }
 
 
@@ -70,6 +70,9 @@ class Settings(BaseModel):
     """Height and width of a frame in pixels, both even (NVDEC scales to even sizes only)."""
     ffmpeg: Literal["bundled", "system"] = "bundled"
     """FFmpeg of PyAV's wheel, or the system's."""
+    clips_per_fetch: int = Field(1, ge=1, le=256)
+    """Files that one fetch reads, one after the other. The published example's local data set
+    reads one, its bulk data sets several; several spare the event loop a quarter of its work."""
     dtype: Literal["float32", "uint8"] = "float32"
     """Type of the video handed over: float32 in 0..1 as the published example's, or uint8 in
     0..255, for trainings that convert on the accelerator."""

@@ -91,6 +91,7 @@ def build(
         rank=rank,
         world_size=world_size,
         random_start=params.subclip_start == "random",
+        group=settings.clips_per_fetch,
     )
     pools = {
         "fetch": ThreadPoolExecutor(params.num_fetch_threads, "autotune_fetch"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +30,8 @@ class EpochSource:
 
     It ends when the board says so, and not before: SPDL's source thread is no daemon, so a
     source that never ended would keep the process alive. It takes the manifest's path where it
-    can, so that a subprocess reads the file instead of being sent 240,000 names.
+    can, so that a subprocess reads the file instead of being sent 240,000 names. Clips come in
+    lists of ``group``, each of which one fetch reads.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class EpochSource:
         rank: int,
         world_size: int,
         random_start: bool,
+        group: int = 1,
     ) -> None:
         self._manifest = manifest
         self._board = board
@@ -50,8 +51,14 @@ class EpochSource:
         self._rank = rank
         self._world_size = world_size
         self._random_start = random_start
+        self._group = group
 
-    def __iter__(self) -> Iterator[ClipRef]:
+    def __iter__(self) -> Iterator[list[ClipRef]]:
+        clips = self._clips()
+        while group := list(itertools.islice(clips, self._group)):
+            yield group
+
+    def _clips(self) -> Iterator[ClipRef]:
         source = self._manifest
         manifest = Manifest.load(source) if isinstance(source, str) else source
         for epoch in itertools.count():
@@ -60,7 +67,7 @@ class EpochSource:
                     return
                 yield ClipRef(
                     index=index,
-                    path=os.path.join(manifest.root, manifest.paths[index]),
+                    path=manifest.path(index),
                     name=manifest.paths[index],
                     label=manifest.labels[index],
                     start=random_share(self._seed, epoch, index) if self._random_start else None,

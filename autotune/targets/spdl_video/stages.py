@@ -84,13 +84,13 @@ class Stage(ABC):
 
 
 class Fetch(Stage):
-    """Reads a file. Returns a list, as the published example's data set does."""
+    """Reads files. Takes and returns lists, as the published example's data sets do."""
 
     name = "fetch"
 
     def __call__(self, item: Any) -> list[Any]:
-        result = super().__call__(item)
-        return [] if result is None else [result]
+        results = [super(Fetch, self).__call__(ref) for ref in item]
+        return [result for result in results if result is not None]
 
     def work(self, item: ClipRef) -> Fetched:
         try:
@@ -180,6 +180,7 @@ class Decode(Stage):
                 num_frames=wanted.num_frames,
                 width=wanted.width,
                 height=wanted.height,
+                scale_algorithm=wanted.scale_algorithm,
             )
         else:
             clip = decode_cpu(

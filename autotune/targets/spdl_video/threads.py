@@ -22,6 +22,7 @@ def single_threaded_pool(size: int, name: str) -> ThreadPoolExecutor:
 
     def prepare() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # torch fixes a thread's number at its first question
         together.wait()  # so that no thread takes the preparation of two
 
     pool = ThreadPoolExecutor(size, name)

@@ -1,0 +1,217 @@
+"""`autotune launch` and `measure` with real processes, on a target that announces itself as a
+plug-in does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.studies import ROOT
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+SPACE = """
+target: paced
+parameters:
+  threads: {min: 1, max: 4, default: 1, flag: --threads, help: More are faster.}
+"""
+
+EXPERIMENT = """
+target: {name: paced}
+search_space: paced_space.yaml
+budget: {trials: 4}
+measurement: {min_seconds: 0.3, max_seconds: 0.4, window_seconds: 0.1}
+verification: {finalists: 1, blocks: 4}
+sampler: grid
+"""
+
+
+class Workplace:
+    """A folder with an experiment, in which `autotune` finds the plug-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        metadata = folder / "site" / "paced_target-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: paced-target\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(
+            "[autotune.targets]\npaced = paced_target:Paced\n"
+        )
+        (folder / "paced_space.yaml").write_text(SPACE)
+        (folder / "quick.yaml").write_text(EXPERIMENT)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("AUTOTUNE")}
+        path = os.pathsep.join([str(ROOT), str(PLUGIN), str(self.folder / "site")])
+        return {**clean, "PYTHONPATH": path, "COLUMNS": "80", "XDG_CACHE_HOME": str(self.folder)}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "autotune", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=150)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, str, str]:
+    """A workplace where a study was launched, with what it printed."""
+    workplace = Workplace(tmp_path_factory.mktemp("launch"))
+    done = workplace.run("launch", "quick.yaml")
+    assert done.returncode == 0, done.stderr
+    return workplace, done.stdout, done.stderr
+
+
+def test_the_result_goes_to_stdout(finished: tuple[Workplace, str, str]) -> None:
+    _, out, _ = finished
+    lines = out.splitlines()
+    assert lines[0].startswith("Study quick: finished (trial ")
+    assert re.fullmatch(
+        r"Winner: trial \d, \d\.\d\dx \(\d\.\d\d to \d\.\d\d\), verified over 4 blocks; epoch .*",
+        lines[1],
+    )
+    assert lines[2] == "Flags:  --threads 4"
+    assert len(lines) == 3
+
+
+def test_progress_is_one_plain_line_a_measurement_on_stderr(
+    finished: tuple[Workplace, str, str],
+) -> None:
+    _, _, err = finished
+    assert "\x1b" not in err
+    measured = [line for line in err.splitlines() if line.startswith("[")]
+    assert len(measured) == 4 + 8
+    assert re.match(r"\[1/4 trials\] trial 0: [\d.]+ samples/s \(.*; as the baseline$", measured[0])
+    crashed = [line for line in measured if "failed (" in line]
+    assert len(crashed) == 1
+    assert "threads=3" in crashed[0]
+    assert "status 9" in crashed[0]
+
+
+def test_a_finished_study_launched_again_prints_its_result(
+    finished: tuple[Workplace, str, str],
+) -> None:
+    workplace, out, _ = finished
+    again = workplace.run("launch", "quick.yaml")
+    assert (again.returncode, again.stdout) == (0, out)
+    assert "trial 0" not in again.stderr
+    as_json = workplace.run("launch", "quick.yaml", "-f", "json")
+    result = json.loads(as_json.stdout)
+    assert result["state"] == "finished"
+    assert result["verified"] is True
+    assert result["flags"] == "--threads 4"
+    (winner,) = result["winners"]
+    assert winner["trial"]["verification"]["ratio_low"] > 1
+    assert result["across_workloads"] is None
+
+
+def test_queries_answer_from_the_database(finished: tuple[Workplace, str, str]) -> None:
+    workplace, _, _ = finished
+    exported = workplace.run("export", "quick")
+    assert (exported.returncode, exported.stdout) == (0, "--threads 4\n")
+    trials = json.loads(workplace.run("trials", "quick", "-f", "json").stdout)
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
+    (failed,) = [trial for trial in trials if trial["failure"]]
+    assert failed["samples_per_second"] is None
+    assert failed["params"] == {"threads": 3}
+    assert failed["state"] == "FAIL"
+
+
+def test_a_changed_experiment_is_refused(finished: tuple[Workplace, str, str]) -> None:
+    workplace, _, _ = finished
+    refused = workplace.run("launch", "quick.yaml", "--set", "measurement.max_seconds=0.9")
+    assert refused.returncode == 2
+    assert "measurement.max_seconds: 0.4 -> 0.9" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_measure_prints_one_object(finished: tuple[Workplace, str, str]) -> None:
+    workplace, _, _ = finished
+    words = ("--set", "search_space=paced_space.yaml", "--max-time", "1s")
+    done = workplace.run("measure", "paced", "--threads", "2", *words, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["params"] == {"threads": 2}
+    assert result["ci_low"] < result["samples_per_second"] < result["ci_high"]
+    assert result["failure"] is None
+    assert not {"number", "state"} & result.keys()
+    crashed = workplace.run("measure", "paced", "--threads=3", *words, "-f", "json")
+    assert crashed.returncode == 1
+    assert json.loads(crashed.stdout)["samples_per_second"] is None
+    assert "Error: the measurement failed (" in crashed.stderr
+    wrong = workplace.run("measure", "paced", "--thread", "2", *words)
+    assert wrong.returncode == 2
+    assert "--thread" in wrong.stderr
+    assert "'--threads'" in wrong.stderr
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Workplace, subprocess.Popen[str]]]:
+    """A launch whose first measurement is under way and takes long."""
+    workplace = Workplace(tmp_path)
+    long = ("measurement.min_seconds=8", "measurement.max_seconds=5")
+    overrides = [word for value in long for word in ("--set", value)]
+    process = workplace.start("launch", "quick.yaml", *overrides)
+    assert process.stderr is not None
+    assert "Starting study 'quick'" in process.stderr.readline()
+    time.sleep(1.0)
+    yield workplace, process
+    process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_twice_stops_now_and_saves(
+    running: tuple[Workplace, subprocess.Popen[str]],
+) -> None:
+    workplace, process = running
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "Finishing the measurement in flight; Ctrl-C again" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "Stopping now." in err
+    status = json.loads(workplace.run("status", "quick", "-f", "json").stdout)
+    assert status["state"] == "interrupted"
+
+
+def test_a_killed_driver_shows_as_interrupted(
+    running: tuple[Workplace, subprocess.Popen[str]],
+) -> None:
+    workplace, process = running
+    process.kill()
+    process.wait()
+    status = json.loads(workplace.run("status", "quick", "-f", "json").stdout)
+    assert status["state"] == "interrupted"
+    assert "launch it again" in status["reason"]
+
+
+def test_sigterm_finishes_the_measurement_and_saves(
+    running: tuple[Workplace, subprocess.Popen[str]],
+) -> None:
+    workplace, process = running
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.startswith("Study quick: interrupted")
+    trials = json.loads(workplace.run("trials", "quick", "-f", "json").stdout)
+    assert [trial["samples_per_second"] is not None for trial in trials] == [True]
