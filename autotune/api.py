@@ -71,8 +71,9 @@ def launch(
         signal: asks the launch to end.
 
     Raises:
-        InputError, UnsupportedError, StorageError: see `autotune.launch_experiment`; a study that
-            fails is returned, its state says so.
+        InputError, UnsupportedError, StorageError: if the experiment, the machine, the data
+            or the database are not fit for it. A study that fails is no exception: its
+            `Study.status` says so.
     """
     from autotune.config import storage_url
     from autotune.launch import launch_experiment

@@ -3,14 +3,12 @@ made up here for rendering, none is a measurement."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from autotune.stats import ratio_interval
 from autotune.storage import Database, StudyRecord
@@ -180,25 +178,19 @@ def verified(make_study: MakeStudy) -> Writer:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, url: str) -> Run:
-    """Runs `autotune` in a process of its own, in an empty folder, with pipes and 80 columns."""
+def run(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `autotune` in this process, in an empty folder, with 80 columns and no terminal."""
+    from autotune.cli.app import app
 
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        # A checkout that is not installed serves, too.
-        environment = {"PYTHONPATH": str(ROOT)} | environment
-        clean = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
-        return subprocess.run(
-            [sys.executable, "-m", "autotune", *words],
-            cwd=tmp_path,
-            env={**clean, "COLUMNS": "80", "AUTOTUNE_STORAGE": url, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, **environment: str) -> Result:
+        clean = {"FORCE_COLOR": None, "NO_COLOR": None, "TTY_COMPATIBLE": None}
+        given = {"COLUMNS": "80", "AUTOTUNE_STORAGE": url, **environment}
+        return CliRunner().invoke(app, list(words), env={**clean, **given})
 
     return run

@@ -16,11 +16,11 @@ INTERRUPTED = 130
 EXAMPLES = """
 \b
 Examples:
-  autotune clips make clips                      make sample clips to try it with
-  autotune launch experiment.yaml --dry-run      what a study would do
-  autotune launch experiment.yaml --timeout 8h   tune overnight
-  autotune best experiment                       the best configurations
-  autotune export experiment -f flags            the winning flags, ready to paste
+  autotune clips make clips                 sample clips to try it with
+  autotune launch exp.yaml --dry-run        what a study would do
+  autotune launch exp.yaml --timeout 8h     tune overnight
+  autotune best exp                         the best configurations
+  autotune export exp -f flags              the winning flags, ready to paste
 
 \b
 Exit status: 0 done, 1 the study or the measurement failed, 2 the input was

@@ -144,7 +144,7 @@ def _run(experiment: Experiment, name: str, storage: str | None) -> LaunchOutcom
     url = storage_url(storage, experiment)
     console = stderr_console()
     with StopOnSignals(signal) as stopping:
-        if not console.is_terminal:
+        if not console.is_terminal or console.is_dumb_terminal:
             observer = PlainObserver(baseline, stopping.started)
             return launch_experiment(
                 experiment, storage=url, study_name=name, observer=observer, signal=signal
@@ -173,6 +173,8 @@ def _print_result(
 
     with Database.open(storage_url(storage, experiment)) as database:
         result = study_result(database, outcome.record).model_dump(mode="json")
+    if outcome.state == "failed":
+        note(f"Error: study {result['study']!r} failed: {outcome.reason}")
     if outcome.state == "interrupted":
         note(f"Interrupted; what was measured is saved. Launch {result['study']!r} again to go on.")
     if fmt is not Format.table:

@@ -83,7 +83,7 @@ def measure(
     signal = StopSignal()
     console = stderr_console()
     with StopOnSignals(signal) as stopping:
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             with LiveObserver(baseline, stopping.started, console) as live:
                 stopping.tell = live.later
                 outcome = measure_once(experiment, observer=live, signal=signal)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,10 @@ def _option_row(option: Any) -> str:
         shown = ""
     else:
         shown = f"`{getattr(default, 'value', default)}`"
-    return f"| {names} | {_cell(option.help or '')} | {shown} |"
+    text = option.help or ""
+    if isinstance(default, StrEnum):
+        text += f" Accepted: {', '.join(type(default))}."
+    return f"| {names} | {_cell(text)} | {shown} |"
 
 
 def _cell(text: str) -> str:

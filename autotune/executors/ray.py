@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 _RESERVE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass
@@ -226,15 +228,18 @@ class RayExecutor(Executor):
             }
         else:
             options["address"] = self._address
+        if self._address is not None and self._address != "auto":
+            _check_reachable(self._address)
         logging.getLogger("ray").setLevel(logging.ERROR)  # a notice on authentication, and more
         with _handlers_kept():
             try:
                 ray.init(**options)
             except ConnectionError as error:
+                raise _no_cluster(self._address) from error
+            except ray.exceptions.AuthenticationError as error:
                 raise InputError(
-                    f"executor.address: {self._address}: no Ray cluster answers there; start one "
-                    "with `ray start --head`, give host:port of its head node (and its "
-                    "RAY_AUTH_TOKEN), or leave the address out to start Ray here"
+                    f"executor.address: {self._address}: the Ray cluster refuses our token; set "
+                    "RAY_AUTH_TOKEN to the one it was started with"
                 ) from error
         self._connected = True
 
@@ -290,6 +295,28 @@ class RayExecutor(Executor):
                 f"not free within {_RESERVE_SECONDS:g} s; wait for what runs there, or leave the "
                 "address out to measure on this machine"
             ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise InputError where nothing listens: Ray itself would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(
+            f"executor.address: {address!r} is not accepted; accepted are host:port of a Ray "
+            "cluster's head node, auto, or nothing to start Ray here"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str | None) -> InputError:
+    return InputError(
+        f"executor.address: {address}: no Ray cluster answers there; start one with `ray start "
+        "--head`, give host:port of its head node (and its RAY_AUTH_TOKEN), or leave the address "
+        "out to start Ray here"
+    )
 
 
 def _give_token() -> None:

@@ -42,7 +42,9 @@ class Workplace:
         self.folder = folder
         metadata = folder / "site" / "paced_target-1.0.dist-info"
         metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: paced-target\nVersion: 1.0\n")
+        (metadata / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: paced-target\nVersion: 1.0\n"
+        )
         (metadata / "entry_points.txt").write_text(
             "[autotune.targets]\npaced = paced_target:Paced\n"
         )
@@ -167,7 +169,7 @@ def test_measure_prints_one_object(finished: tuple[Workplace, str, str]) -> None
 def running(tmp_path: Path) -> Iterator[tuple[Workplace, subprocess.Popen[str]]]:
     """A launch whose first measurement is under way and takes long."""
     workplace = Workplace(tmp_path)
-    long = ("measurement.min_seconds=8", "measurement.max_seconds=5")
+    long = ("measurement.min_seconds=5", "measurement.max_seconds=5")
     overrides = [word for value in long for word in ("--set", value)]
     process = workplace.start("launch", "quick.yaml", *overrides)
     assert process.stderr is not None

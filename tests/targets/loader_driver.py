@@ -21,12 +21,9 @@ from autotune.targets.base import BuildContext
 from autotune.targets.spdl_video import SpdlVideo
 from autotune.trial import ConsumerSpec, TrialSpec
 
-# What multiprocessing keeps for the next process that is started; they end with this one.
-_HELPERS = ("resource_tracker", "forkserver")
-
 
 def children() -> list[psutil.Process]:
-    """Processes below this one, without multiprocessing's own."""
+    """Processes below this one, without multiprocessing's own, which end with this one."""
     found = []
     for process in psutil.Process().children(recursive=True):
         line = " ".join(process.cmdline())
@@ -61,10 +58,12 @@ def run(scenario: dict[str, Any]) -> dict[str, Any]:
     )
     answer: dict[str, Any] = {"labels": [], "digests": [], "unique": [], "dtypes": []}
     loader: Any = None
+    names: list[str] = []
     threads = threading.active_count()
     try:
         context = BuildContext(spec, scenario.get("rank", 0), scenario.get("world", 1))
         loader = SpdlVideo().build(context)
+        names = segments(loader)
         if "hold" in scenario:
             hold(loader)
         if scenario.get("readback", True):
@@ -108,15 +107,22 @@ def run(scenario: dict[str, Any]) -> dict[str, Any]:
             break
         time.sleep(0.05)
     answer["threads"] = left
-    answer["segments"] = [name for name in os.listdir("/dev/shm") if name.startswith("psm_")]
+    answer["segments"] = [name for name in names if os.path.exists(f"/dev/shm/{name}")]
     return answer
+
+
+def segments(loader: Any) -> list[str]:
+    """Names of the shared memory that a loader made."""
+    backend = loader._built.backend
+    arena = backend.arena if backend is not None else None
+    return [] if arena is None else [arena._ctrl_name, *arena._seg_names]
 
 
 def hold(loader: Any) -> None:
     """Say who runs, then wait for SIGKILL."""
     next(iter(loader))
     pids = [process.pid for process in psutil.Process().children(recursive=True)]
-    print(json.dumps({"pids": pids}), flush=True)
+    print(json.dumps({"pids": pids, "segments": segments(loader)}), flush=True)
     time.sleep(600)
 
 

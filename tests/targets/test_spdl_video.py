@@ -40,7 +40,9 @@ def starts(manifest: Manifest, index: int, epoch: int, duration: float, seed: in
     return round(max(0.0, length - duration) * random_share(seed, epoch, index), 3)
 
 
-def test_batches_equal_the_reference_in_order(clips: Path, run_loaders: Any, tmp_path: Path) -> None:
+def test_batches_equal_the_reference_in_order(
+    clips: Path, run_loaders: Any, tmp_path: Path
+) -> None:
     manifest = scan(clips)
     base = {"data_dir": str(clips), "batches": 3, "settings": SMALL, "seed": 5}
     base["manifest"] = str(manifest.write(tmp_path))
@@ -70,9 +72,7 @@ def test_random_windows_equal_the_reference_and_repeat(clips: Path, run_loaders:
     params = {**FEW, "batch_size": 7, "subclip_duration": 0.75, "subclip_start": "random"}
     params["scale_algorithm"] = "fast_bilinear"
     base = {"data_dir": str(clips), "batches": 2, "settings": SMALL, "seed": 9}
-    first, again = run_loaders(
-        {**base, "params": params}, {**base, "params": {**params, **SPLIT}}
-    )
+    first, again = run_loaders({**base, "params": params}, {**base, "params": {**params, **SPLIT}})
     wanted = []
     for epoch in range(2):
         for index in manifest.order(9, epoch):
@@ -87,14 +87,14 @@ def test_many_threads_deliver_the_same_samples(clips: Path, run_loaders: Any) ->
     manifest = scan(clips)
     samples = [expected(manifest, index, 0.0, 2.0) for index in range(len(manifest))]
     base = {"data_dir": str(clips), "batches": 14, "settings": SMALL}
-    for answer in run_loaders(
-        {**base, "params": {"batch_size": 4}}, {**base, "params": {"batch_size": 4, **POOL}}
-    ):
+    asked = [{"batch_size": 4}, {"batch_size": 4, **POOL}]
+    answers = run_loaders(*({**base, "params": params} for params in asked))
+    for params, answer in zip(asked, answers, strict=True):
         # 56 samples: 8 epochs of 7. A clip may overtake others within what is under way.
         counts = Counter(answer["digests"])
         assert set(counts) == set(samples)
         assert max(counts.values()) - min(counts.values()) <= 8
-        assert answer["readback"] == Params(batch_size=4, **(POOL if "pool" in str(answer) else {})).model_dump()
+        assert answer["readback"] == Params(**params).model_dump()
 
 
 def test_real_clips_equal_the_reference(shared_clips: Path, run_loaders: Any) -> None:
@@ -145,16 +145,16 @@ def test_stage_statistics_add_up(clips: Path, run_loaders: Any) -> None:
         ]  # fmt: skip
         assert stages["sink"]["tasks"] == 6
         assert stages["collate"]["tasks"] >= 6
-        assert stages["fetch"]["tasks"] >= stages["demux"]["tasks"] >= stages["decode"]["tasks"] >= 24
+        clips_through = [stages[name]["tasks"] for name in ("fetch", "demux", "decode")]
+        assert clips_through == sorted(clips_through, reverse=True)
+        assert clips_through[-1] >= 24
         assert stages["decode"]["concurrency"] == 2
         assert stages["fetch"]["concurrency"] == 8
         assert stages["sink"]["queue_size"] == 3
         for name in ("fetch", "demux", "decode", "collate"):
-            assert 0 < stages[name]["busy_seconds"]
+            assert stages[name]["busy_seconds"] > 0
             assert stages[name]["failures"] == 0
         assert all(0 <= stage["queue_occupancy"] <= 1 for stage in stages.values())
-        # Where nobody takes batches any more, those before the slowest stage wait for it.
-        assert stages["demux"]["queue_occupancy"] > stages["decode"]["queue_occupancy"] - 1
         # The second answer counts from the first one: much less time, few tasks.
         assert sum(answer["again"]) < sum(stage["tasks"] for stage in stages.values())
 

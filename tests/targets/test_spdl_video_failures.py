@@ -82,7 +82,9 @@ def test_a_folder_of_bad_clips_ends_with_the_cause(tmp_path: Path, run_loaders: 
 def test_close_with_every_thread_blocked(clips: Path, run_loaders: Any) -> None:
     base = {"data_dir": str(clips), "settings": SMALL, "idle": 1.0}
     many = {"batch_size": 2, "num_decode_threads": 3}
-    for answer in run_loaders(*({**base, "params": {**many, **mode}} for mode in ({}, SPLIT, POOL))):
+    for answer in run_loaders(
+        *({**base, "params": {**many, **mode}} for mode in ({}, SPLIT, POOL))
+    ):
         assert "error" not in answer
         assert answer["close_seconds"] < 5
 
@@ -108,7 +110,6 @@ def test_a_killed_demux_process_is_named(
 def test_everything_ends_with_a_killed_worker(
     clips: Path, start_driver: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    before = {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
     scenario = {
         "data_dir": str(clips),
         "settings": SMALL,
@@ -117,7 +118,9 @@ def test_everything_ends_with_a_killed_worker(
     }
     process = start_driver([scenario], stderr=subprocess.DEVNULL)
     assert process.stdout is not None
-    pids = json.loads(process.stdout.readline())["pids"]
+    held = json.loads(process.stdout.readline())
+    pids = held["pids"]
+    assert held["segments"]
     assert len(pids) == 3  # the fork server, the resource tracker, the demux process
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=10)
@@ -126,8 +129,7 @@ def test_everything_ends_with_a_killed_worker(
         time.sleep(0.05)
     process.stdout.close()
     assert left == []
-    after = {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
-    assert after <= before
+    assert [name for name in held["segments"] if os.path.exists(f"/dev/shm/{name}")] == []
 
 
 def test_nvdec_without_a_gpu_is_unsupported(clips: Path, run_loaders: Any) -> None:

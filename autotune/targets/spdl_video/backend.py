@@ -5,21 +5,26 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _TERMINATE_SECONDS = 6.0
+_WATCH_SECONDS = 0.5
 
 
 def guard(worker: int) -> None:
     """Set a fresh subprocess up; runs in it, before anything else.
 
-    It dies with its parent (SPDL's is multiprocessing's fork server, which ends when the worker
-    does), leaves Ctrl-C to the worker, and leaves the log to it too: what goes wrong here is
-    passed on and raised there.
+    It dies with the worker, leaves Ctrl-C to it, and leaves the log to it too: what goes wrong
+    here is passed on and raised there.
+
+    Its parent is multiprocessing's fork server, which does *not* end with the worker: each of
+    its children holds the pipe whose end it waits for. So the worker itself is watched.
 
     Args:
         worker: pid of the process that asked for it.
@@ -27,10 +32,33 @@ def guard(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("spdl").setLevel(logging.CRITICAL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The parent may have died before the line above, in which case nobody will tell.
-    parent = os.getppid()
-    if worker not in (parent, _parent_of(parent)):
+    try:
+        handle: int | None = os.pidfd_open(worker)
+    except OSError:  # an old kernel, a sandbox, or a worker that is gone
+        handle = None
+    # Only now is it known that the pid, and so the handle, is still the worker's.
+    if not _descends_from(worker):
         os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_die_with, args=(worker, handle), daemon=True).start()
+
+
+def _die_with(worker: int, handle: int | None) -> None:
+    """Wait for the worker's end, then end this process."""
+    if handle is not None:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        while not poll.poll():
+            pass
+    else:
+        while _descends_from(worker):
+            time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _descends_from(worker: int) -> bool:
+    """Whether the worker is this process's parent, or the parent of its fork server."""
+    parent = os.getppid()
+    return worker in (parent, _parent_of(parent))
 
 
 def _parent_of(pid: int) -> int:

@@ -22,6 +22,7 @@ from autotune.targets.spdl_video.source import EpochSource
 from autotune.targets.spdl_video.stages import Decode, Demux, Fetch, FrameFormat
 from autotune.targets.spdl_video.stats import StatsBoard
 from autotune.targets.spdl_video.threads import single_threaded_pool
+from autotune.targets.spdl_video.versions import require_gpu
 
 BACKEND_SINK = "backend_sink"
 """Row of the demux pipeline's own sink in the subprocess: only its capacity is noted."""
@@ -52,15 +53,6 @@ class Built:
     """Thread pools of this process, by stage."""
     backend: Backend | None
 
-    def abandon(self) -> None:
-        """Undo a build that was never started."""
-        self.board.stop()
-        self.pipeline.stop()
-        if self.backend is not None:
-            self.backend.close()
-        for pool in self.executors.values():
-            pool.shutdown(wait=False)
-
 
 def build(
     params: Params,
@@ -83,7 +75,6 @@ def build(
     stages = (*_BACK, BACKEND_SINK, "transfer", *_FRONT) if split else (*_BACK, *_FRONT)
     board = StatsBoard(stages, context)
     log = FailureLog(len(manifest.order(seed, 0, rank, world_size)))
-    nvdec = params.device == "nvdec"
     source = EpochSource(
         manifest_path if split and manifest_path else manifest,
         board,
@@ -97,7 +88,6 @@ def build(
         "fetch": ThreadPoolExecutor(params.num_fetch_threads, "autotune_fetch"),
         "demux": ThreadPoolExecutor(params.num_demux_threads, "autotune_demux"),
     }
-    demux = Demux(board, params.subclip_duration, for_nvdec=nvdec)
     clips = (
         PipelineBuilder()
         .add_source(source)
@@ -109,33 +99,53 @@ def build(
         )
         .disaggregate()
         .pipe(
-            demux,
+            Demux(board, params.subclip_duration, for_nvdec=params.device == "nvdec"),
             name="demux",
             concurrency=params.num_demux_threads,
             executor=pools["demux"],
         )
     )
-    backend = None
-    if split:
-        arena = _arena(params, manifest, context) if params.arena == "pool" else None
-        backend = Backend(
-            partial(
-                run_pipeline_in_subprocess,
-                clips.add_sink(params.backend_buffer_size).get_config(),
-                num_threads=1,
-                max_failures=0,
-                mp_context=_START_METHOD,
-                buffer_size=params.backend_buffer_size,
-                queue_class=QueueFactory(board, {**_BACK_ROWS, "sink": BACKEND_SINK}),
-                task_hook_factory=_no_hooks,
-                initializer=partial(guard, os.getpid()),
-                arena=arena,
-            )
+    if not split:
+        return _front(params, settings, clips, board, log, pools, None)
+    backend = Backend(
+        partial(
+            run_pipeline_in_subprocess,
+            clips.add_sink(params.backend_buffer_size).get_config(),
+            num_threads=1,
+            max_failures=0,
+            mp_context=_START_METHOD,
+            buffer_size=params.backend_buffer_size,
+            queue_class=QueueFactory(board, {**_BACK_ROWS, "sink": BACKEND_SINK}),
+            task_hook_factory=_no_hooks,
+            initializer=partial(guard, os.getpid()),
+            arena=_arena(params, manifest, context) if params.arena == "pool" else None,
         )
-        clips = PipelineBuilder().add_source(backend)
-        pools = {}
+    )
+    try:
+        return _front(
+            params, settings, PipelineBuilder().add_source(backend), board, log, {}, backend
+        )
+    except BaseException:
+        board.stop()
+        backend.close()
+        raise
+
+
+def _front(
+    params: Params,
+    settings: Settings,
+    clips: Any,
+    board: StatsBoard,
+    log: FailureLog,
+    pools: dict[str, ThreadPoolExecutor],
+    backend: Backend | None,
+) -> Built:
+    """Put decode and what follows behind ``clips``, the stages before them."""
+    nvdec = params.device == "nvdec"
+    if nvdec:
+        require_gpu()
     # NVDEC's decoders are kept per thread: decode threads have to live as long as the pipeline.
-    pools["decode"] = single_threaded_pool(params.num_decode_threads, "autotune_decode")
+    pool = single_threaded_pool(params.num_decode_threads, "autotune_decode")
     decode = Decode(
         board,
         FrameFormat(
@@ -148,26 +158,21 @@ def build(
         ),
         log,
     )
-    rows = {**_FRONT_ROWS, "src": "transfer"} if split else {**_BACK_ROWS, **_FRONT_ROWS}
+    rows = {**_FRONT_ROWS, **(_BACK_ROWS if backend is None else {"src": "transfer"})}
     queues = QueueFactory(board, rows, count_sink=True)
     pipeline = (
-        clips.pipe(
-            decode,
-            name="decode",
-            concurrency=params.num_decode_threads,
-            executor=pools["decode"],
-        )
+        clips.pipe(decode, name="decode", concurrency=params.num_decode_threads, executor=pool)
         .aggregate(params.batch_size, drop_last=True)
         .pipe(Collate(board, settings.dtype == "float32"), name="collate")
         .add_sink(params.sink_buffer_size)
         .build(
             num_threads=1,
             max_failures=0,
-            queue_class=queues,  # type: ignore[arg-type, unused-ignore]
+            queue_class=queues,
             task_hook_factory=_no_hooks,
         )
     )
-    return Built(pipeline, queues, board, log, decode, pools, backend)
+    return Built(pipeline, queues, board, log, decode, {**pools, "decode": pool}, backend)
 
 
 def _arena(params: Params, manifest: Manifest, context: Any) -> SegmentPool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from autotune.exceptions import InputError, UnsupportedError
+from autotune.exceptions import InputError
 from autotune.manifest import Manifest, scan
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.spdl_video.params import Params, Settings, validated
@@ -45,8 +45,8 @@ class SpdlVideo(Target):
                 f"consumer.num_classes: {spec.consumer.num_classes} is less than the "
                 f"{len(manifest.classes)} classes of {manifest.root}; accepted is that or more"
             )
-        # Not at the top: SPDL loads its native libraries when it is imported. The subprocess is
-        # started first, as it would import torch too if this process had done so.
+        # Not at the top: SPDL loads its native libraries when it is imported.
+        from autotune.targets.spdl_video.loader import SpdlLoader
         from autotune.targets.spdl_video.pipeline import build
         from autotune.targets.spdl_video.versions import require_ffmpeg
 
@@ -60,16 +60,8 @@ class SpdlVideo(Target):
             rank=context.rank,
             world_size=context.world_size,
         )
-        from autotune.targets.spdl_video.loader import SpdlLoader
-
         epoch = len(manifest.order(spec.seed, 0, context.rank, context.world_size))
-        try:
-            if params.device == "nvdec":
-                _require_gpu()
-            return SpdlLoader(built, params.gc_policy, epoch)
-        except BaseException:
-            built.abandon()
-            raise
+        return SpdlLoader(built, params.gc_policy, epoch)
 
     def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
         from autotune.targets.spdl_video.versions import loaded_versions
@@ -87,19 +79,3 @@ def _manifest(spec: TrialSpec) -> Manifest:
             "(`autotune clips make DIR` makes sample clips)"
         )
     return scan(spec.data_dir)
-
-
-def _require_gpu() -> None:
-    """Fail where torch cannot reach the GPU that NVDEC is to decode into.
-
-    Raises:
-        UnsupportedError: if there is none.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UnsupportedError(
-            f"device: nvdec, but torch {torch.__version__} reaches no CUDA device here; install a "
-            "CUDA build of torch and NVIDIA's driver (`autotune doctor` shows what is missing), "
-            "or use device: cpu"
-        )

@@ -1,4 +1,4 @@
-"""The libraries that do the work, as this process loaded them."""
+"""The libraries that do the work, as this process loaded them, and what they need."""
 
 from __future__ import annotations
 
@@ -43,4 +43,20 @@ def require_ffmpeg(wanted: str) -> None:
             f"ffmpeg: {wanted}, but this process loaded the {ffmpeg['source']} one "
             f"({ffmpeg['files'].get('avcodec')}); start it with the environment of "
             "SpdlVideo.environment(params, settings), as `autotune measure` does"
+        )
+
+
+def require_gpu() -> None:
+    """Fail where torch cannot reach the GPU that NVDEC is to decode into.
+
+    Raises:
+        UnsupportedError: if there is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UnsupportedError(
+            f"device: nvdec, but torch {torch.__version__} reaches no CUDA device here; install a "
+            "CUDA build of torch and NVIDIA's driver (`autotune doctor` shows what is missing), "
+            "or use device: cpu"
         )
