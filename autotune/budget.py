@@ -81,13 +81,13 @@ class BudgetClock:
                 return f"the budget of {self.seconds / 3600:.4g} h is used"
         return None
 
-    def time_left(self, reserved_runs: int = 0) -> float | None:
+    def time_left(self, reserved_runs: int = 0, searching: bool = True) -> float | None:
         """Expected seconds until the study ends, verification included; None if unknown."""
         per_trial = self.trial_seconds
         estimates = []
-        if self.trials is not None and per_trial is not None:
-            left = max(0, self.trials - self.used_trials)
-            estimates.append((left + reserved_runs) * per_trial)
+        if per_trial is not None and (self.trials is not None or not searching):
+            trials = max(0, (self.trials or 0) - self.used_trials) if searching else 0
+            estimates.append((trials + reserved_runs) * per_trial)
         if self.remaining is not None:
             estimates.append(self.remaining)
         return min(estimates) if estimates else None

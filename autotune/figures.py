@@ -82,7 +82,8 @@ def decide(records: Sequence[Record], settings: MeasurementSettings) -> Decision
 
     The warm-up ends where MSER-5 says so, but not before every batch that waited in a buffer is
     gone. Where that is at the last place it looks (half of the series), or leaves fewer than
-    `stats.MIN_STEADY_BATCHES`, the rest is not known to be steady.
+    `stats.MIN_STEADY_BATCHES`, or where the rate still drifts after it, the rest is not known to
+    be steady.
     """
     if any(len(r.times) < _MIN_BATCHES for r in records):
         return None
@@ -105,6 +106,8 @@ def decide(records: Sequence[Record], settings: MeasurementSettings) -> Decision
     first = first if first <= n - 2 else (latest[-1] if latest else 1)
     estimate = stats.rate_interval(times[first - 1 :], samples[first - 1 :])
     elapsed = times[-1] - min(r.start for r in records)
+    if steady and _drifts(times[first - 1 :], samples[first - 1 :], settings.relative_half_width):
+        steady = False
     narrow = (
         steady
         and estimate.seconds >= settings.min_seconds
@@ -117,6 +120,16 @@ def decide(records: Sequence[Record], settings: MeasurementSettings) -> Decision
         steady=steady,
         enough=narrow or elapsed >= settings.max_seconds,
     )
+
+
+def _drifts(times: Sequence[float], samples: Sequence[int], tolerance: float) -> bool:
+    """Whether the halves of a stretch differ: their intervals are apart, and the rates too, by
+    more than the precision asked for."""
+    middle = len(times) // 2
+    early = stats.rate_interval(times[: middle + 1], samples[: middle + 1])
+    late = stats.rate_interval(times[middle:], samples[middle:])
+    apart = early.high < late.low or late.high < early.low
+    return apart and abs(late.rate - early.rate) > tolerance * max(early.rate, late.rate)
 
 
 def merge(records: Sequence[Record]) -> tuple[list[float], list[int]]:

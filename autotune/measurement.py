@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,7 +106,7 @@ class _Counter:
         self._loader = loader
         self._consumer = consumer
         self._run = run
-        self._batches = iter(loader)
+        self._batches: Iterator[Batch] = iter(())
         self._step = 0
         self._failed_before = 0
         self.delivered = 0
@@ -128,6 +128,7 @@ class _Counter:
 
     def first_batch(self) -> None:
         """Wait for the first batch, which is not counted, and report it."""
+        self._batches = iter(self._loader)
         self._take()
         self._run.had_batch.set()
         self._seconds = processes.age()

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def small_r3d(num_classes: int = 400, width: int = 16) -> nn.Module:
+def small_r3d(num_classes: int = 400, width: int = 8) -> nn.Module:
     """A 3D residual network of four stages, about 1/100 of the work of R3D-18.
 
     Takes float video of shape [N, 3, T, H, W] and returns logits of shape [N, num_classes].

@@ -57,14 +57,14 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def command_of(pid: int) -> str:
-    """The command line of a process, at most 120 characters."""
+def command_of(pid: int, limit: int = 120) -> str:
+    """The command line of a process, at most ``limit`` characters."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         words = ""
-    return (words or name_of(pid))[:120]
+    return (words or name_of(pid))[:limit]
 
 
 def is_running(pid: int) -> bool:

@@ -6,6 +6,7 @@ before Optuna hears of it, so a driver killed at any point loses at most what wa
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from autotune.verification import verification_runs
 
 LEASE_SECONDS = 30.0
 POLL_SECONDS = 0.2
+STOP_POLL_SECONDS = 1.0
 MAX_INFRASTRUCTURE_RETRIES = 2
 
 GIVE_UP_AFTER = 5
@@ -89,11 +91,19 @@ class StudyRun:
     baseline_rate: float | None = None
     failures_in_a_row: int = 0
     successes: int = 0
+    verification_left: int = 0
+    """Measurements that verification still needs."""
+    searching: bool = True
     last_failure: Failure | None = None
     hopeless: str = ""
     owner: str = ""
     _saved_elapsed: float = 0.0
-    _renewed: float = 0.0
+    _renewed: float = -math.inf
+    _asked: float = -math.inf
+    _stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.verification_left = verification_runs(self.plan.experiment.verification)
 
     # ------------------------------------------------------------------ search
 
@@ -108,7 +118,7 @@ class StudyRun:
                 for running in self.running.values():
                     running.job.stop()
             if ending is None and len(self.running) < self.executor.slots:
-                spent = self.clock.exhausted(verification_runs(self.plan.experiment.verification))
+                spent = self.clock.exhausted(self.verification_left)
                 if spent is None:
                     proposal = self.proposer.next()
                     if proposal is not None:
@@ -116,6 +126,7 @@ class StudyRun:
                         continue
                     spent = "every valid configuration was measured"
                 if not self.running:
+                    self.searching = False
                     self.observer.note(f"Search ended: {spent}.")
                     return None
             self._collect()
@@ -123,7 +134,7 @@ class StudyRun:
     def _ending(self) -> tuple[State, str] | None:
         if self.signal.requested:
             return "interrupted", "interrupted by the user"
-        if self.database.stop_requested(self.record.id):
+        if self._stop_requested():
             return "stopped", "stopped by `autotune stop`"
         if self.hopeless:
             return "failed", self.hopeless
@@ -134,6 +145,14 @@ class StudyRun:
                 f"{_describe(self.last_failure)}"
             )
         return None
+
+    def _stop_requested(self) -> bool:
+        """Whether `autotune stop` was called; asks the database once a second."""
+        moment = self.clock.now()
+        if not self._stopped and moment - self._asked >= STOP_POLL_SECONDS:
+            self._asked = moment
+            self._stopped = self.database.stop_requested(self.record.id)
+        return self._stopped
 
     def _start(self, proposal: Proposal, attempts: int = 0) -> None:
         if attempts == 0:
@@ -259,6 +278,7 @@ class StudyRun:
             except TimeoutError:
                 continue
             break
+        self.verification_left = max(0, self.verification_left - 1)
         self.record_result(result, number, role, **where)
         interval = None if result.measurement is None else self.interval(result.measurement)
         self.observer.measurement_finished(
@@ -309,7 +329,7 @@ class StudyRun:
             trials_done=self.clock.used_trials,
             trials_total=self.plan.experiment.budget.trials,
             elapsed=self.clock.elapsed,
-            time_left=self.clock.time_left(verification_runs(self.plan.experiment.verification)),
+            time_left=self.clock.time_left(self.verification_left, self.searching),
             best_number=number,
             best_params=params,
             best_rate=rate,

@@ -299,7 +299,9 @@ class _Supervision:
 
     def _remaining(self, session: int, guardian: bool) -> list[int]:
         found = {*processes.marked(TRIAL_MARK, self._spec.uuid), *processes.in_session(session)}
-        return [p for p in sorted(found) if guardian or processes.name_of(p) != processes.GUARDIAN_NAME]
+        return [
+            p for p in sorted(found) if guardian or processes.name_of(p) != processes.GUARDIAN_NAME
+        ]
 
     def _clean_up(self, worker: subprocess.Popen[bytes], started_at: float) -> None:
         """End all that is left of the trial; the control pipe's end tells the guardian to go."""
@@ -307,7 +309,12 @@ class _Supervision:
         segments: set[str] = set()
         if worker.poll() is None and evidence.why != "exited":
             segments = processes.shared_memory_of(self._remaining(worker.pid, False))
-            processes.end(lambda: self._remaining(worker.pid, False))
+            # no SIGTERM first: native libraries answer it by printing their stacks. The trackers
+            # of multiprocessing go last, as they unlink what the others leave.
+            processes.end(
+                lambda: [p for p in self._remaining(worker.pid, False) if not _is_tracker(p)],
+                grace=0.0,
+            )
         with contextlib.suppress(BrokenPipeError):
             cast("IO[bytes]", worker.stdin).close()
         try:
@@ -370,6 +377,10 @@ class _Supervision:
         return text + notes
 
 
+def _is_tracker(pid: int) -> bool:
+    return "multiprocessing.resource_tracker" in processes.command_of(pid, 4096)
+
+
 def _read(descriptor: int) -> bytes | None:
     """What is there to read; b"" at the end, None if nothing is there yet."""
     try:
@@ -428,4 +439,3 @@ def end_leftovers(study: str, keep: Collection[int] = ()) -> list[str]:
     ended, _ = processes.end(orphans, grace=0.5)
     processes.remove_shared_memory(segments, since=began)
     return ended
-

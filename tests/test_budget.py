@@ -50,3 +50,4 @@ def test_time_left_holds_the_verification() -> None:
     assert clock.time_left(8) is None
     clock.count(1.0, duration=6.0)
     assert clock.time_left(8) == (9 + 8) * 6.0
+    assert clock.time_left(3, searching=False) == 3 * 6.0

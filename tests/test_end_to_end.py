@@ -168,10 +168,9 @@ def test_two_ranks_share_the_data_and_their_rates_add_up(folder: Path) -> None:
         "json",
     )
     figures = json.loads(out)
-    ranks = figures["ranks"]
-    assert len(ranks) == 2
-    total = sum(rank["samples_per_second"] for rank in ranks)
-    assert figures["samples_per_second"] == pytest.approx(total, rel=0.15)
+    total, slowest = figures["samples_per_second"], figures["slowest_rank"]
+    # The sum of two shards: the slower one gives less than half of it, and not next to nothing.
+    assert 0.1 * total < slowest <= 0.5 * total * 1.001
 
 
 def test_odd_clips_are_counted_by_name_and_fail_the_measurement(folder: Path) -> None:

@@ -139,7 +139,7 @@ class _Group:
         failed = any(r.final is None for r in self.ranks)
         for rank in self.ranks:
             if failed:
-                processes.send([rank.process.pid], signal.SIGTERM)
+                rank.process.kill()  # SIGTERM would make native libraries print their stacks
         limit = time.monotonic() + self._spec.limits.shutdown_seconds / 2
         for rank in self.ranks:
             try:
