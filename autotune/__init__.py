@@ -13,8 +13,6 @@ Importing this loads neither torch, ray, spdl nor pandas.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,21 +44,6 @@ __all__ = [
     "launch",
     "load_study",
 ]
-
-
-class _Package(ModuleType):
-    """The package, in which `autotune.launch` is the function whatever was imported before.
-
-    Importing the submodule of that name would else put the module in the function's place.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "launch" and isinstance(value, ModuleType):
-            return
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,7 @@ def launch(
             `Study.status` says so.
     """
     from autotune.config import storage_url
-    from autotune.launch import launch_experiment
+    from autotune.launching import launch_experiment
 
     read = _read(experiment, study_name, data_dir, overrides)
     name = read.study_name

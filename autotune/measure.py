@@ -12,7 +12,7 @@ from autotune.config import Experiment, Plan, experiment_from, resolve
 from autotune.exceptions import InputError, UnsupportedError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
-from autotune.launch import cache_dir
+from autotune.launching import cache_dir
 from autotune.observer import StudyObserver, StudyProgress
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, published_interval
 from autotune.study import StopSignal, specification

@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-VOLATILE = frozenset({"hostname", "kernel", "memory_available_gib", "uptime_seconds", "warmed_bytes"})
+VOLATILE = frozenset(
+    {"hostname", "kernel", "memory_available_gib", "uptime_seconds", "warmed_bytes"}
+)
 """Recorded, but no difference in them makes two machines different."""
 
 
@@ -29,9 +31,7 @@ def fingerprint_hash(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def fingerprint_difference(
-    label: str, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> list[str]:
+def fingerprint_difference(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One readable line for everything that differs: ``machine.cpu: 'A' -> 'B'``."""
     before, after = _flatten(stable(old)), _flatten(stable(new))
     return [

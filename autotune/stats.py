@@ -140,9 +140,7 @@ def warmup_end(arrivals: Sequence[float], samples: Sequence[int], drained: int =
     """
     n = len(arrivals)
     start = min(drained, n)
-    gaps = [
-        (arrivals[i] - arrivals[i - 1]) / max(1, samples[i]) for i in range(max(1, start), n)
-    ]
+    gaps = [(arrivals[i] - arrivals[i - 1]) / max(1, samples[i]) for i in range(max(1, start), n)]
     return start + mser(gaps)
 
 

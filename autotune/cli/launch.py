@@ -22,7 +22,7 @@ from autotune.cli.stopping import StopOnSignals
 
 if TYPE_CHECKING:
     from autotune.config import Experiment
-    from autotune.launch import DryRun, LaunchOutcome
+    from autotune.launching import DryRun, LaunchOutcome
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "failed": 1, "interrupted": 130}
 
@@ -134,7 +134,7 @@ def launch(
 def _run(experiment: Experiment, name: str, storage: str | None) -> LaunchOutcome:
     """Launch with a view that fits the terminal, or a pipe, and with signals heeded."""
     from autotune.config import resolve, storage_url
-    from autotune.launch import launch_experiment
+    from autotune.launching import launch_experiment
     from autotune.study import StopSignal
 
     plan = resolve(experiment)
@@ -220,7 +220,7 @@ def winner_lines(winner: JsonObject) -> list[str]:
 
 
 def _print_dry_run(experiment: Experiment, name: str, fmt: Format) -> None:
-    from autotune.launch import dry_run
+    from autotune.launching import dry_run
 
     plan = dry_run(experiment)
     result = dry_run_object(plan, name)

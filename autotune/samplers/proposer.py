@@ -163,9 +163,7 @@ class Proposer:
 
     def _enqueue_grid(self, seed: int) -> None:
         # In a shuffled order, so that a grid cut short by the budget is an even sample of it.
-        points = [
-            p for p in self._space.enumerate() if not self._space.violations(p, self._names)
-        ]
+        points = [p for p in self._space.enumerate() if not self._space.violations(p, self._names)]
         random.Random(seed).shuffle(points)
         self._grid.extend((p, "sampler") for p in points)
 
@@ -277,8 +275,10 @@ def _draw(parameter: Parameter, rng: random.Random) -> Scalar:
     if parameter.kind == "categorical":
         return rng.choice(list(parameter.values or ()))
     low, high = float(parameter.min or 0), float(parameter.max or 0)
-    value = math.exp(rng.uniform(math.log(low), math.log(high))) if parameter.log else (
-        rng.uniform(low, high)
+    value = (
+        math.exp(rng.uniform(math.log(low), math.log(high)))
+        if parameter.log
+        else (rng.uniform(low, high))
     )
     if parameter.kind == "float" and not parameter.step:
         return value

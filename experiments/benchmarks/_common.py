@@ -167,9 +167,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     for row in body:
         if len(row) != len(header):
             raise ValueError(f"a row of {len(row)} cells in a table of {len(header)} columns")
-    numeric = [
-        bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(header))
-    ]
+    numeric = [bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(header))]
     marks = ["---:" if right else "---" for right in numeric]
     lines = [list(header), marks, *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -145,7 +145,9 @@ def judge(goal: Goal, found: Mapping[str, Mapping[int, Run]]) -> dict[str, Any] 
     """
 
     def best(names: Sequence[str]) -> str | None:
-        return max((n for n in names if n in found), key=lambda n: median_rate(found[n]), default=None)
+        return max(
+            (n for n in names if n in found), key=lambda n: median_rate(found[n]), default=None
+        )
 
     upper, lower = best(goal.numerator), best(goal.denominator)
     if upper is None or lower is None:
@@ -197,7 +199,15 @@ def report(runs: Sequence[Run], durations: Sequence[float]) -> tuple[str, list[d
                 ]
             )
         parts.append(f"### First {duration:g} s of each clip\n")
-        header = ["contender", "samples/s", "min", "max", "blocks", "first batch (s)", "best settings"]
+        header = [
+            "contender",
+            "samples/s",
+            "min",
+            "max",
+            "blocks",
+            "first batch (s)",
+            "best settings",
+        ]
         parts.append(_common.markdown_table(header, rows) + "\n")
         outcomes = [o for goal in goals(duration) if (o := judge(goal, found)) is not None]
         parts.append(
@@ -240,7 +250,9 @@ def report(runs: Sequence[Run], durations: Sequence[float]) -> tuple[str, list[d
                 f"{'met' if outcome['met'] else 'missed'}\n"
             )
         judged += [{"duration": duration, **o} for o in outcomes]
-    failures = [f"- {r.duration:g} s {r.phase} {r.contender}: {r.failure}" for r in runs if r.failure]
+    failures = [
+        f"- {r.duration:g} s {r.phase} {r.contender}: {r.failure}" for r in runs if r.failure
+    ]
     if failures:
         parts.append("Failed runs:\n\n" + "\n".join(failures) + "\n")
     return "\n".join(parts), judged
@@ -248,7 +260,9 @@ def report(runs: Sequence[Run], durations: Sequence[float]) -> tuple[str, list[d
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m experiments.benchmarks.loaders", description=__doc__)
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.loaders", description=__doc__
+    )
     p.add_argument("--clips", type=Path, help="folder to take 340x256 H.264 clips from")
     p.add_argument("--data", type=Path, help="a data folder to measure on as it is")
     p.add_argument("--links", type=int, default=64, help="size of the data set made of --clips")
@@ -256,8 +270,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tuning-seconds", type=float, default=2.0, help="length of a tuning run")
     p.add_argument("--rounds", type=int, default=6, help="interleaved blocks")
     p.add_argument("--durations", default="0.5,2", help="subclip durations in seconds")
-    p.add_argument("--only", default="", help="contenders whose name contains one of these, by comma")
-    p.add_argument("--no-tuning", action="store_true", help="run every contender as it is before tuning")
+    p.add_argument(
+        "--only", default="", help="contenders whose name contains one of these, by comma"
+    )
+    p.add_argument(
+        "--no-tuning", action="store_true", help="run every contender as it is before tuning"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, help="JSON file; the table goes beside it as .md")
     return p

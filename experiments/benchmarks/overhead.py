@@ -25,7 +25,7 @@ from typing import Any
 from autotune import processes
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
-from autotune.launch import launch_experiment
+from autotune.launching import launch_experiment
 from autotune.observer import StudyObserver, StudyProgress
 from autotune.trial import TRIAL_MARK, Event, Params, TrialResult
 from experiments.benchmarks import _common
@@ -170,7 +170,15 @@ def report(figures: Sequence[dict[str, Any]]) -> str:
                 met(f),
             ]
         )
-    header = ["sampler", "trials", "own CPU of the machine", "goal", "driver peak RSS", "goal", "met"]
+    header = [
+        "sampler",
+        "trials",
+        "own CPU of the machine",
+        "goal",
+        "driver peak RSS",
+        "goal",
+        "met",
+    ]
     return _common.markdown_table(header, rows)
 
 
@@ -178,9 +186,7 @@ def met(figures: dict[str, Any]) -> bool:
     """Whether both goals were reached, by a study whose trials ran."""
     cpu = figures["own_cpu_percent_of_machine"]
     memory = MEMORY_GOALS_MIB.get(figures["sampler"], max(MEMORY_GOALS_MIB.values()))
-    return (
-        cpu is not None and cpu <= CPU_GOAL_PERCENT and figures["driver_peak_rss_mib"] <= memory
-    )
+    return cpu is not None and cpu <= CPU_GOAL_PERCENT and figures["driver_peak_rss_mib"] <= memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from autotune.config import Experiment, Plan, resolve, storage_url
 from autotune.exceptions import AutotuneError, InputError, UnsupportedError
 from autotune.executors.base import Executor
-from autotune.launch import cache_dir
+from autotune.launching import cache_dir
 from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_executor
 from autotune.stats import ratio_interval

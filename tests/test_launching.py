@@ -11,7 +11,7 @@ import pytest
 
 from autotune.config import Experiment
 from autotune.exceptions import InputError, StudyConflict
-from autotune.launch import LaunchOutcome, dry_run, launch_experiment
+from autotune.launching import LaunchOutcome, dry_run, launch_experiment
 from autotune.storage import Database
 from autotune.study import StopSignal
 from autotune.trial import Failure, Params, TrialSpec
@@ -101,7 +101,9 @@ def test_the_baseline_is_trial_0_and_the_winner_is_verified_in_fresh_blocks(
     assert {m.arm for m in fresh} == {"candidate", "baseline"}
     assert sorted(m.block for m in fresh) == [0, 0, 1, 1, 2, 2, 3, 3]
     # The interval comes from these runs alone.
-    rates = {a: [m.samples_per_second for m in fresh if m.arm == a] for a in ("candidate", "baseline")}
+    rates = {
+        a: [m.samples_per_second for m in fresh if m.arm == a] for a in ("candidate", "baseline")
+    }
     assert verification.candidate_mean == pytest.approx(sum(rates["candidate"]) / 4)
     assert executor.closed
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.budget import BudgetClock
 from autotune import machine
+from autotune.budget import BudgetClock
 from autotune.config import Experiment, Plan, difference, identity, resolve
 from autotune.exceptions import AutotuneError, InputError, StudyConflict, UnsupportedError
 from autotune.executors.base import Executor
@@ -249,9 +249,7 @@ class _Launch:
             self._observer.study_finished(state, reason)
         return LaunchOutcome(self._database.get_study(self._name), state, reason)
 
-    def _save(
-        self, record: StudyRecord, run: StudyRun | None, state: State, reason: str
-    ) -> None:
+    def _save(self, record: StudyRecord, run: StudyRun | None, state: State, reason: str) -> None:
         if run is not None:
             run.save_elapsed()
             self._database.set_state(record.id, state, reason)
