@@ -1,6 +1,6 @@
 """Every value that crosses a process boundary, as frozen pydantic models with JSON forms.
 
-    driver --TrialSpec--> worker --Event, Event, ...--> supervisor --TrialResult--> driver --> storage
+    driver --TrialSpec--> worker --Event, ...--> supervisor --TrialResult--> driver --> storage
 
 Units: seconds, bytes only where a name says so, GiB for memory, per cent for utilization.
 Times inside events are seconds of CLOCK_MONOTONIC, which all processes of a machine share.

@@ -189,7 +189,7 @@ def test_infrastructure_faults_are_run_again_and_cost_no_trial(
 
     executor = FakeExecutor(flaky)
     assert launch(experiment, url, executor).state == "finished"
-    study, trials, measurements, _ = records(url)
+    _, trials, measurements, _ = records(url)
     assert len(trials) == 8
     assert trials[0].samples_per_second is not None
     assert sum(m.state == "failed" for m in measurements) == 1

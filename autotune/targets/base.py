@@ -68,7 +68,7 @@ class Loader(ABC):
     def close(self) -> None:
         """End every thread and process of the pipeline. Idempotent."""
 
-    def on_epoch_or_step(self, step: int) -> None:
+    def on_epoch_or_step(self, step: int) -> None:  # noqa: B027 (most loaders need nothing here)
         """Called after every consumed batch, for policies such as ``gc_policy``."""
 
     def versions(self) -> dict[str, str]:

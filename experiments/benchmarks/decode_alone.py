@@ -85,7 +85,7 @@ class _DecodeLoader(CompetitorLoader):
         while True:
             decoded = self._done.get()
             if isinstance(decoded, str):
-                raise RuntimeError(f"decode alone: {decoded}")
+                raise RuntimeError(f"decode alone: {decoded}")  # noqa: TRY004 (a message of a child)
             yield Batch(None, None, size, frames, unique_frames=frames, decoded_frames=decoded)
 
     def close(self) -> None:
