@@ -53,6 +53,7 @@ _POLL_SECONDS = 0.1
 _MAX_LINE_BYTES = 16 * 2**20
 _STRAGGLER_SECONDS = 2.0
 """Helper processes of multiprocessing end by themselves shortly after the worker."""
+_GUARDIAN_SECONDS = 5.0
 
 
 def child_environment(
@@ -322,9 +323,10 @@ class _Supervision:
         except subprocess.TimeoutExpired:
             self._notes.append(f"the worker (pid {worker.pid}) cannot be ended by SIGKILL")
         evidence.outlived, stuck = processes.end(
-            lambda: self._remaining(worker.pid, True),
-            patience=_STRAGGLER_SECONDS,
+            lambda: self._remaining(worker.pid, False), patience=_STRAGGLER_SECONDS
         )
+        # it removes the shared memory that the trial leaked, once all others are gone
+        processes.end(lambda: self._remaining(worker.pid, True), patience=_GUARDIAN_SECONDS)
         if evidence.outlived:
             names = "; ".join(evidence.outlived)
             self._notes.append(f"ended after the worker, as they outlived it: {names}")
@@ -421,21 +423,23 @@ def end_leftovers(study: str, keep: Collection[int] = ()) -> list[str]:
         The command lines of what was ended.
     """
 
-    def orphans() -> list[int]:
+    def orphans(guardians: bool = False) -> list[int]:
         return [
             pid
             for pid in processes.marked(STUDY_MARK, study, keep=(*keep, os.getpid()))
-            if not processes.exists(
+            if (guardians or processes.name_of(pid) != processes.GUARDIAN_NAME)
+            and not processes.exists(
                 processes.environment_of(pid).get(processes.SUPERVISOR_MARK, "")
             )
         ]
 
-    found = orphans()
+    found = orphans(guardians=True)
     if not found:
         return []
-    # guardians remember the segments of processes that are gone already: let them end first
     segments = processes.shared_memory_of(found)
     began = time.time() - max(processes.age(pid) for pid in found)
     ended, _ = processes.end(orphans, grace=0.5)
+    # guardians remember the segments of processes that are gone already: they end by themselves
+    processes.end(lambda: orphans(guardians=True), patience=_GUARDIAN_SECONDS)
     processes.remove_shared_memory(segments, since=began)
     return ended

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from autotune import processes
+from autotune.worker.departure import Departure
 
 if TYPE_CHECKING:
     from autotune.targets.base import Target
@@ -45,19 +46,20 @@ def main(argv: list[str]) -> NoReturn:
         with open(options.spec_fd, "rb") as file:
             received = file.read()
     line, _, seen = received.partition(b"\n")
+    departure = Departure()
 
     if options.probe:
         from autotune.worker.probe import run_probe
 
-        run_probe(line, options, argv)
+        run_probe(line, options, argv, departure)
     elif options.world > 1 and options.rank is None:
         from autotune.worker.leader import run_leader
 
-        run_leader(line, seen, options.events_fd)
+        run_leader(line, seen, options.events_fd, departure)
     else:
         from autotune.worker.single import run_single
 
-        run_single(line, seen, options, argv)
+        run_single(line, seen, options, argv, departure)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -41,8 +41,8 @@ from autotune.trial import (
 )
 from autotune.worker import bootstrap
 from autotune.worker.channel import Control, EventWriter
+from autotune.worker.departure import Departure
 from autotune.worker.faults import failure_of
-from autotune.worker.single import leave
 
 _log = logging.getLogger("autotune.worker")
 
@@ -72,7 +72,7 @@ class _Rank:
             pipe.flush()
 
 
-def run_leader(line: bytes, seen: bytes, events_fd: int) -> NoReturn:
+def run_leader(line: bytes, seen: bytes, events_fd: int, departure: Departure) -> NoReturn:
     """Measure with several ranks and exit: 0 after ``finished``, 1 after ``failed``."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     emit = EventWriter(events_fd)
@@ -90,10 +90,10 @@ def run_leader(line: bytes, seen: bytes, events_fd: int) -> NoReturn:
         if group is not None:
             group.end()
         emit(FailedEvent(time=time.monotonic(), failure=failure_of(error, had_batch)))
-        leave(1)
+        departure.leave(1)
     emit(finished)
     group.end()
-    leave(0)
+    departure.leave(0)
 
 
 class _Group:

@@ -23,7 +23,7 @@ from autotune.manifest import Manifest, scan
 from autotune.trial import Fingerprint, NodeInfo, ProbeRequest
 from autotune.worker import bootstrap
 from autotune.worker.channel import Control
-from autotune.worker.single import leave
+from autotune.worker.departure import Departure
 
 SAMPLED_CLIPS = 64
 """So many clips, chosen by the seed, give the data's mix of codecs and sizes."""
@@ -34,17 +34,19 @@ _PREWARM_SECONDS = 120.0
 _GIB = float(2**30)
 
 
-def run_probe(line: bytes, options: argparse.Namespace, argv: list[str]) -> NoReturn:
+def run_probe(
+    line: bytes, options: argparse.Namespace, argv: list[str], departure: Departure
+) -> NoReturn:
     """Answer a ProbeRequest and exit with 0; 1 where there is no answer."""
     try:
         info = _answer(line, options, argv)
     except Exception:  # a defect of ours: the log has the trace, the supervisor the status
         traceback.print_exc()
-        leave(1)
+        departure.leave(1)
     data = info.model_dump_json().encode() + b"\n"
     while data:
         data = data[os.write(options.events_fd, data) :]
-    leave(0)
+    departure.leave(0)
 
 
 def _answer(line: bytes, options: argparse.Namespace, argv: list[str]) -> NodeInfo:

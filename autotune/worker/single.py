@@ -6,13 +6,11 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
 import traceback
 from typing import NoReturn
 
-from autotune import processes
 from autotune.consumers import Consumer, make_consumer
 from autotune.exceptions import MeasurementFailed
 from autotune.measurement import Run, measure
@@ -29,14 +27,17 @@ from autotune.trial import (
 )
 from autotune.worker import bootstrap
 from autotune.worker.channel import Control, EventWriter
+from autotune.worker.departure import Departure, flush
 from autotune.worker.faults import failure_of
 
-_log = logging.getLogger("autotune.worker")
 
-_THREAD_GRACE_SECONDS = 2.0
-
-
-def run_single(line: bytes, seen: bytes, options: argparse.Namespace, argv: list[str]) -> NoReturn:
+def run_single(
+    line: bytes,
+    seen: bytes,
+    options: argparse.Namespace,
+    argv: list[str],
+    departure: Departure,
+) -> NoReturn:
     """Measure one rank and exit: 0 after ``finished``, 1 after ``failed``."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     emit = EventWriter(options.events_fd)
@@ -65,8 +66,8 @@ def run_single(line: bytes, seen: bytes, options: argparse.Namespace, argv: list
             traceback.print_exc()
         failure = failure_of(error, had_batch.is_set())
         emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure))
-        leave(1)
-    leave(0)
+        departure.leave(1)
+    departure.leave(0)
 
 
 def _measure(
@@ -148,34 +149,5 @@ def _same(asked: object, built: object) -> bool:
 def _give_up(failure: Failure, emit: EventWriter, rank: int) -> None:
     """Report a failure while the main thread waits for a batch that will not come."""
     if emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure)):
-        _flush()
+        flush()
         os._exit(1)
-
-
-def leave(status: int) -> NoReturn:
-    """Exit; where a thread or an exit handler keeps the interpreter alive, say so and end."""
-
-    def end() -> None:
-        names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-        others = sorted(set(names) - {"autotune-control", "autotune-leave"})
-        _log.warning(
-            "the interpreter did not end within %.0f s; threads left: %s; child processes: %d",
-            _THREAD_GRACE_SECONDS,
-            ", ".join(others) or "none",
-            len(processes.descendants(os.getpid())),
-        )
-        _flush()
-        os._exit(status)
-
-    timer = threading.Timer(_THREAD_GRACE_SECONDS, end)
-    timer.daemon = True
-    timer.name = "autotune-leave"
-    timer.start()
-    _flush()
-    sys.exit(status)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
