@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from autotune import processes, stats
+from autotune import processes
 from autotune.exceptions import MeasurementFailed
 from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
 from autotune.trial import (
@@ -83,7 +83,6 @@ def measure(
         counter.first_batch()
         if not run.alone:
             run.go.wait()
-        stats.t_quantile(5.0)  # imports what the first look needs, before counting begins
         if telemetry is not None:
             telemetry.start()
         record = counter.count()

@@ -39,6 +39,19 @@ def test_the_within_run_interval_covers_the_true_rate(phi: float, batches: int) 
     assert covered / runs > 0.90
 
 
+@given(st.floats(min_value=3, max_value=10_000), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_the_t_quantile_is_scipys(dof: float, confidence: float) -> None:
+    from scipy.special import stdtrit
+
+    expected = float(stdtrit(dof, 0.5 + confidence / 2))
+    assert stats.t_quantile(dof, confidence) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("dof", "expected"), [(0, math.inf), (1, 12.7062), (2, 4.30265)])
+def test_the_t_quantile_of_next_to_nothing(dof: int, expected: float) -> None:
+    assert stats.t_quantile(dof) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_rate_counts_no_sample_that_arrived_before_the_clock_started() -> None:
     estimate = stats.rate_interval([10.0, 11.0, 12.0], [100, 16, 16])
     assert estimate.rate == pytest.approx(16.0)
