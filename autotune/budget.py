@@ -65,13 +65,13 @@ class BudgetClock:
         else:
             self.since_best += 1
 
-    def exhausted(self, reserved_runs: int = 0) -> str | None:
-        """Why no further trial may start; None if one may.
+    def exhausted(self, reserved_runs: int = 0, in_flight: int = 0) -> str | None:
+        """Why no further trial may start beside ``in_flight`` others; None if one may.
 
         ``reserved_runs`` measurements are kept back for verification, and another trial starts
         only if it is expected to end before they must begin.
         """
-        if self.trials is not None and self.used_trials >= self.trials:
+        if self.trials is not None and self.used_trials + in_flight >= self.trials:
             return f"the budget of {self.trials} trials is used"
         if self.patience is not None and self.since_best >= self.patience:
             return f"no better configuration in {self.patience} trials"

@@ -111,14 +111,14 @@ class StudyRun:
         """Run trials until the budget is used (None), or until the study must end."""
         while True:
             self.keep_alive()
-            ending = self._ending()
+            ending = self.asked_to_end() or self._failing()
             if ending is not None and not self.running:
                 return ending
             if self.signal.now:
                 for running in self.running.values():
                     running.job.stop()
             if ending is None and len(self.running) < self.executor.slots:
-                spent = self.clock.exhausted(self.verification_left)
+                spent = self.clock.exhausted(self.verification_left, len(self.running))
                 if spent is None:
                     proposal = self.proposer.next()
                     if proposal is not None:
@@ -131,11 +131,15 @@ class StudyRun:
                     return None
             self._collect()
 
-    def _ending(self) -> tuple[State, str] | None:
+    def asked_to_end(self) -> tuple[State, str] | None:
+        """The state and the reason where the user asked for an end, here or elsewhere."""
         if self.signal.requested:
             return "interrupted", "interrupted by the user"
         if self._stop_requested():
             return "stopped", "stopped by `autotune stop`"
+        return None
+
+    def _failing(self) -> tuple[State, str] | None:
         if self.hopeless:
             return "failed", self.hopeless
         if self.successes == 0 and self.failures_in_a_row >= GIVE_UP_AFTER:

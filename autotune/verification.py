@@ -68,8 +68,8 @@ def verify_study(run: StudyRun) -> tuple[State, str]:
             continue
         chosen = winner if len(finalists) == 1 else _select(run, finalists)
         outcome = _verify(run, chosen) if chosen is not None else None
-        if run.signal.requested:
-            return "interrupted", "interrupted by the user during verification"
+        if (ended := run.asked_to_end()) is not None:
+            return ended
         if chosen is None or outcome is None:
             lines.append(f"{prefix}the winner failed when it was measured again")
             continue
@@ -123,7 +123,7 @@ def _select(run: StudyRun, finalists: list[Candidate]) -> Candidate | None:
         shuffled = list(finalists)
         order.shuffle(shuffled)
         for candidate in shuffled:
-            if run.signal.requested:
+            if run.asked_to_end() is not None:
                 return None
             label = f"selection {block + 1}/{SELECTION_RUNS} of trial {candidate.number}"
             result = run.measure(
@@ -152,7 +152,7 @@ def _verify(run: StudyRun, candidate: Candidate) -> RatioEstimate | None:
         order.shuffle(arms)
         pair: dict[str, float] = {}
         for arm in arms:
-            if run.signal.requested:
+            if run.asked_to_end() is not None:
                 return None
             result = run.measure(
                 configurations[arm],

@@ -18,6 +18,7 @@ def test_trials_of_earlier_launches_count() -> None:
     for _ in range(2):
         clock.count(1.0)
     assert clock.exhausted() is None
+    assert clock.exhausted(in_flight=1) is not None
     clock.count(None)
     assert "3 trials" in (clock.exhausted() or "")
 

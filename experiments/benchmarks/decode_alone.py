@@ -3,6 +3,9 @@
 One process a core, one thread a decoder, the packets of every window in memory before counting
 begins: exactly those that the wanted frames need. No demuxing, no conversion, no batch is made.
 A codec context is opened for every clip, as any loader must: clips differ in their parameters.
+
+The engine ``pyav_open`` opens every clip as well (file, demuxer and decoder, through PyAV) and
+stops at the last wanted frame: what a script measures that only decodes.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class DecodeParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["pyav", "spdl"] = "pyav"
+    engine: Literal["pyav", "spdl", "pyav_open"] = "pyav"
     """Which binding calls libavcodec."""
     num_processes: int = Field(1, ge=1)
     subclip_duration: float = Field(0.5, gt=0)
@@ -101,7 +104,7 @@ def _decode_forever(
 ) -> None:
     """Body of one process: demux everything first, then decode in the seeded order."""
     try:
-        make = _pyav if params.engine == "pyav" else _spdl
+        make = {"pyav": _pyav, "spdl": _spdl, "pyav_open": _pyav_open}[params.engine]
         by_file: dict[tuple[int, int], Decode] = {}
         clips: list[Decode] = []
         for index in range(len(manifest)):
@@ -147,6 +150,28 @@ def _pyav(path: str, duration: float, num_frames: int) -> Decode:
 
     if decode() < len(set(wanted)):
         raise RuntimeError(f"{path}: PyAV gives fewer frames than the window wants")
+    return decode
+
+
+def _pyav_open(path: str, duration: float, num_frames: int) -> Decode:
+    import av
+
+    stream, _, wanted = window_packets(path, duration, num_frames)
+    stream.container.close()
+    last = max(wanted)
+
+    def decode() -> int:
+        frames = 0
+        with av.open(path) as container:
+            stream = container.streams.best("video")
+            stream.thread_count = 1
+            stream.thread_type = "NONE"
+            for frame in container.decode(stream):
+                frames += 1
+                if frame.pts is not None and frame.pts >= last:
+                    break
+        return frames
+
     return decode
 
 

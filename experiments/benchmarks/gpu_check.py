@@ -1,295 +1,274 @@
-"""Proves the NVDEC path on this machine: ``make gpu-check``.
+"""Proves the NVDEC path on this machine: `make gpu-check`.
 
-Looks for the libraries and engines, decodes clips on NVDEC and compares them with the reference,
-measures samples/s by decode and demux threads in both topologies, and runs a short study that
-trains. Needs no Ray. Writes ``gpu_check_<gpu>_<date>.json`` and ``.md`` after every section to
-the folder named by ``OUT``; a section that fails is recorded with its cause and the next one runs.
+    python -m experiments.benchmarks.gpu_check [--clips DIR] [--minutes 9]
 
-On a machine without a GPU it says what is missing and exits with status 2.
+Writes gpu_check_<gpu>_<date>.json and .md to the folder named by OUT (experiments/results/ by
+default), after every section: what was found out before the time is up, or before something
+crashes, is on disk. Needs no Ray. Exit status: 0 proved, 1 a section failed, 2 no GPU here.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import os
 import re
+import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotune import machine
-from autotune.media import nvidia_libraries
-from autotune.media.library_search import find_library
-from autotune.trial import ConsumerSpec, Params
-from experiments.benchmarks import _common
+from autotune.exceptions import InputError
+from autotune.media.native import library_environment
+from experiments.benchmarks import _common, gpu_presence, gpu_report, gpu_sweep
 
-BAD_INPUT = 2
-LEAST_PSNR = 35.0
-WINDOWS = ((0.0, 0.5), (0.0, 2.0), (1.3, 0.5), (3.0, 1.0))
-DECODE_THREADS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
-DEMUX_THREADS = (1, 2, 3, 4, 5, 6, 7, 8)
-BASE: Params = {
-    "device": "nvdec",
-    "subclip_duration": 0.5,
-    "num_fetch_threads": 8,
-    "num_demux_threads": 3,
-    "num_decode_threads": 7,
-    "sink_buffer_size": 5,
-    "process_mode": "in_process",
-    "arena": "off",
-    "backend_buffer_size": 3,
-    "decoder_threads": 1,
-    "gc_policy": "automatic",
-    "subclip_start": "first",
-    "batch_size": 16,
-    "scale_algorithm": "bicubic",
-}
+STUDY_SHARE = 0.35
+"""Of the whole time, kept for the study."""
 
 
-def missing() -> list[str]:
-    """What NVDEC needs and this machine lacks, each with its remedy. Imports nothing heavy."""
-    lacks = []
-    if not machine.find_gpus():
-        lacks.append(
-            "no NVIDIA GPU is visible to NVML: run on a GPU machine, install NVIDIA's driver, or "
-            "start the container with --gpus all"
+class Check:
+    """One run: sections in order, each recorded, none ending the others."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
+        self._options = options
+        self._scratch = scratch
+        self._began = time.monotonic()
+        self._deadline = self._began + 60 * options.minutes
+        self._clips: Path | None = options.clips
+        self._runner: _common.Runner | None = None
+        self._rows: list[dict[str, Any]] = []
+        gpus = machine.find_gpus()
+        name = slug(gpus[0]["name"] if gpus else "gpu")
+        self.path = folder / f"gpu_check_{name}_{_common.today()}.json"
+        self.document: dict[str, Any] = {
+            "benchmark": "gpu_check",
+            "date": _common.today(),
+            "machine": _common.machine_facts(),
+            "options": {k: str(v) for k, v in vars(options).items()},
+            "sections": {},
+        }
+
+    def run(self) -> bool:
+        """Every section; whether all passed."""
+        first, rest = gpu_sweep.plan()
+        before_study = self._deadline - STUDY_SHARE * 60 * self._options.minutes
+        self._section("gpu", self._gpu)
+        self._section("clips", self._make_clips)
+        self._section("decode", self._decode)
+        self._section("threads", lambda: self._threads(first, before_study))
+        self._section("study", self._study)
+        self._section("threads", lambda: self._threads(rest, self._deadline - 5))
+        return all(s["status"] == "ok" for s in self.document["sections"].values())
+
+    def _section(self, name: str, work: Callable[[], Mapping[str, Any]]) -> None:
+        _common.say(f"== {name} ({self.left():.0f} s left)")
+        began = time.monotonic()
+        try:
+            found = {"status": "ok", **work()}
+        except Exception as error:  # recorded, and the next section runs: that is the purpose
+            found = {
+                "status": "failed",
+                "error": f"{type(error).__name__}: {error}",
+                "trace": traceback.format_exc()[-3000:],
+                "libraries": gpu_presence.libraries(),
+            }
+            _common.say(found["error"])
+        earlier = self.document["sections"].get(name, {}).get("seconds", 0.0)
+        found["seconds"] = round(earlier + time.monotonic() - began, 1)
+        self.document["sections"][name] = found
+        self.document["seconds"] = round(time.monotonic() - self._began, 1)
+        self.save()
+
+    def save(self) -> None:
+        """Write both files."""
+        _common.write_json(self.path, self.document)
+        text = gpu_report.report(self.document)
+        self.path.with_suffix(".md").write_text(text, encoding="utf-8")
+
+    def left(self) -> float:
+        """Seconds until the time is up."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    # ------------------------------------------------------------------ the sections
+
+    def _gpu(self) -> Mapping[str, Any]:
+        facts = gpu_presence.gpu_facts()
+        self.document["sections"]["gpu"] = {"status": "unfinished", **facts}
+        self.save()
+        capabilities = self._child("capabilities", 60.0)
+        status = "failed" if "error" in capabilities or facts["libraries"]["missing"] else "ok"
+        return {**facts, "capabilities": capabilities, "status": status}
+
+    def _make_clips(self) -> Mapping[str, Any]:
+        from experiments.benchmarks.clip_sets import linked_set
+
+        made = self._clips is None
+        if self._clips is None and _common.SHARED_CLIPS.is_dir():
+            self._clips, made = _common.SHARED_CLIPS, False
+        if self._clips is None:
+            from autotune.media.clips import make_clips
+
+            self._clips = self._scratch / "made"
+            make_clips(self._clips, count=12, classes=4)
+        data, note = self._clips, ""
+        try:
+            data, names = linked_set(self._clips, self._scratch, count=256)
+        except InputError as error:
+            names, note = [], str(error)
+        self._runner = _common.Runner(data, self._scratch)
+        self._runner.prewarm()
+        return {
+            "made": made,
+            "compared": str(self._clips),
+            "measured": names or "the folder as it is",
+            "files": len(self._runner.manifest),
+            "note": note,
+        }
+
+    def _decode(self) -> Mapping[str, Any]:
+        if self._clips is None:
+            raise InputError("there are no clips to compare: see the section before")
+        seconds = min(120.0, 0.25 * self.left())
+        found = self._child("compare", seconds, "--clips", str(self._clips.absolute()))
+        return {**found, **gpu_report.judge_decoding(found)}
+
+    def _threads(self, configurations: list[Any], deadline: float) -> Mapping[str, Any]:
+        if self._runner is None:
+            raise InputError("there are no clips to measure on: see the section before")
+        left_out = gpu_sweep.sweep(
+            self._runner, configurations, self._rows, deadline, self._options.seconds
         )
-    return lacks + nvidia_libraries.missing()
+        failed = [row for row in self._rows if "failure" in row]
+        return {
+            "rows": self._rows,
+            "left_out": left_out,
+            "status": "ok" if self._rows and not failed else "failed",
+        }
 
+    def _study(self) -> Mapping[str, Any]:
+        if self._runner is None:
+            raise InputError("there are no clips to measure on: see the section before")
+        return gpu_study(self._runner.data_dir, self._scratch, max(30.0, self.left() - 20.0))
 
-def psnr(ours: Any, reference: Any) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of one shape; infinite if equal.
+    def _child(self, task: str, seconds: float, *arguments: str) -> dict[str, Any]:
+        """Run a task of `gpu_decode` in its own process and read what it wrote.
 
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    if ours.shape != reference.shape:
-        raise ValueError(f"shape {tuple(ours.shape)}, the reference has {tuple(reference.shape)}")
-    error = float(((ours.astype("float64") - reference.astype("float64")) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255.0**2 / error)
-
-
-class Report:
-    """Sections with their results, written to disk after each."""
-
-    def __init__(self, folder: Path, gpu: str, deadline: float) -> None:
-        name = re.sub(r"[^A-Za-z0-9]+", "_", gpu).strip("_").lower()
-        self._path = folder / f"gpu_check_{name}_{_common.today()}.json"
-        self._deadline = deadline
-        self.document: dict[str, Any] = {"gpu": gpu, "sections": {}}
-        self._tables: list[str] = []
-        self.failed = False
-
-    @property
-    def time_left(self) -> float:
-        """Seconds until no further measurement starts."""
-        return self._deadline - time.monotonic()
-
-    def section(self, title: str, body: Callable[[], tuple[Any, str]]) -> None:
-        """Run a section and keep what it gave: a JSON-able document and Markdown."""
-        if self.time_left <= 0:
-            result: Any = {"skipped": "out of time; raise --minutes"}
-            text = "skipped: out of time"
-        else:
-            _common.say(f"== {title}")
+        Raises:
+            UnsupportedError: a library that NVDEC needs is missing.
+        """
+        output = self._scratch / f"{task}.json"
+        environment = {**os.environ, **library_environment("bundled", "nvdec")}
+        environment.setdefault("PYTHONFAULTHANDLER", "1")
+        command = [sys.executable, "-m", "experiments.benchmarks.gpu_decode", task]
+        command += ["-o", str(output), "--seconds", f"{seconds:.0f}", *arguments]
+        ended: str | int
+        log = self._scratch / f"{task}.log"
+        with open(log, "wb") as stream:
             try:
-                result, text = body()
-            except Exception as error:  # a report names what failed and goes on
-                self.failed = True
-                result = {"error": f"{type(error).__name__}: {error}"}
-                result["traceback"] = traceback.format_exc()
-                text = f"**failed**: `{type(error).__name__}: {error}`"
-        self.document["sections"][title] = result
-        self._tables.append(f"## {title}\n\n{text}\n")
-        self.write()
-
-    def write(self) -> None:
-        """Flush both files."""
-        _common.write_json(self._path, self.document)
-        head = f"# GPU check: {self.document['gpu']}, {_common.today()}\n\n"
-        self._path.with_suffix(".md").write_text(head + "\n".join(self._tables), encoding="utf-8")
-        _common.say(f"written: {self._path}")
-
-
-def libraries() -> tuple[Any, str]:
-    """GPU, driver, and every library of the path with the file that was found."""
-    names = ("libcuda.so.1", "libnvcuvid.so.1", nvidia_libraries.needed_runtime())
-    found = {name: str(find_library(name, usual_folders=True)) for name in names}
-    document = {"gpus": machine.find_gpus(), "libraries": found, **_common.machine_facts()}
-    rows = [[name, path] for name, path in found.items()]
-    return document, _common.markdown_table(["library", "found"], rows)
+                ended = subprocess.run(
+                    command,
+                    env=environment,
+                    cwd=_common.REPOSITORY,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    timeout=seconds + 45.0,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                ended = f"killed after {seconds + 45.0:.0f} s"
+        found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+        if ended != 0:
+            found["error"] = f"the process ended with {ended}"
+            found["log_tail"] = log.read_text(errors="replace")[-3000:]
+        return found
 
 
-def decoding(clips: Sequence[Path]) -> tuple[Any, str]:
-    """Every clip and window on NVDEC against the reference.
-
-    Raises:
-        RuntimeError: if a clip differs by more than allowed or does not stay on the GPU.
-    """
-    from autotune.exceptions import AutotuneError
-    from autotune.media.demux import demux_window
-    from autotune.media.nvdec import decode_nvdec
-    from autotune.media.reference import decode_reference
-
-    size = {"num_frames": 16, "width": 112, "height": 112}
-    rows: list[list[object]] = []
-    for path in clips:
-        data = path.read_bytes()
-        for start, duration in WINDOWS:
-            row: list[object] = [path.name, f"{start:g} + {duration:g} s"]
-            try:
-                expected = decode_reference(data, path.name, start, duration, **size).frames
-                clip = demux_window(data, path.name, start, duration, for_nvdec=True)
-                decoded = decode_nvdec(clip, **size)
-                frames = decoded.frames
-                value = psnr(frames.permute(0, 2, 3, 1).cpu().numpy(), expected)
-                row += [frames.device.type, value, value >= LEAST_PSNR, ""]
-            except AutotuneError as error:
-                row += ["-", None, False, str(error)]
-            rows.append(row)
-    header = ["clip", "window", "device", "PSNR dB", "ok", "cause"]
-    text = _common.markdown_table(header, rows)
-    if not all(row[4] and row[2] == "cuda" for row in rows):
-        raise RuntimeError(f"not every clip was decoded on the GPU as the reference:\n{text}")
-    return {"rows": [dict(zip(header, row, strict=True)) for row in rows]}, text
-
-
-def sweep(
-    runner: _common.Runner, report: Report, parameter: str, values: Sequence[int], seconds: float
-) -> tuple[Any, str]:
-    """samples/s by one parameter, in both topologies."""
-    rows = []
-    for mode in ("in_process", "subprocess"):
-        for value in values:
-            if report.time_left <= 0:
-                break
-            params = {**BASE, parameter: value, "process_mode": mode}
-            result = runner.measure("spdl_video", params, seconds)
-            measured = result.measurement
-            rows.append(
-                {
-                    "process_mode": mode,
-                    parameter: value,
-                    "samples/s": None if measured is None else measured.samples_per_second,
-                    "NVDEC %": None if measured is None else measured.resources.nvdec_percent,
-                    "CPU %": None if measured is None else measured.resources.cpu_percent,
-                    "failure": "" if measured is not None else _common.why_failed(result),
-                }
-            )
-    if not any(row["samples/s"] for row in rows):
-        raise RuntimeError(f"no measurement gave a figure: {rows[:1]}")
-    return {"rows": rows}, _common.markdown_table(list(rows[0]), [list(r.values()) for r in rows])
-
-
-def short_study(data_dir: Path, scratch: Path, minutes: float) -> tuple[Any, str]:
-    """A study with ``train_step`` from the published baseline."""
-    import importlib.util
-
+def gpu_study(data: Path, scratch: Path, seconds: float, device: str = "nvdec") -> dict[str, Any]:
+    """A short study with train_step through the `local` executor; stops when the time is up."""
     from autotune.config import Experiment
-    from autotune.launching import launch_experiment
+    from autotune.launch import launch_experiment
     from autotune.storage import Database
+    from autotune.study import StopSignal
 
-    torchvision = importlib.util.find_spec("torchvision") is not None
-    model = "torchvision.models.video:r3d_18" if torchvision else "autotune.models:small_r3d"
-    consumer = ConsumerSpec(kind="train_step", model=model)
+    model = "torchvision.models.video:r3d_18" if has_torchvision() else "autotune.models:small_r3d"
     experiment = Experiment.from_dict(
         {
             "target": {
                 "name": "spdl_video",
-                "data_dir": str(data_dir),
-                "device": "nvdec",
-                "subclip_duration": 0.5,
-                "ranks": 1,
-                "consumer": consumer.model_dump(mode="json"),
+                "data_dir": str(data),
+                "device": device,
+                "consumer": {"kind": "train_step", "model": model, "num_classes": 400},
             },
-            "budget": {"trials": 12, "hours": minutes / 60},
-            "measurement": {"min_seconds": 2, "max_seconds": 5},
+            "baseline": {"subclip_duration": 0.5},
+            "budget": {"trials": 5, "hours": seconds / 3600},
+            "measurement": {"min_seconds": 2, "max_seconds": 3},
             "verification": {"finalists": 1, "blocks": 4},
-            "sampler": "tpe",
             "executor": {"kind": "local"},
-        }
+        },
+        where="gpu_check",
     )
+    signal = StopSignal()
+    timer = threading.Timer(seconds, signal.stop_now)
+    timer.daemon = True
+    timer.start()
     url = f"sqlite:///{scratch / 'gpu_check.db'}"
-    outcome = launch_experiment(experiment, storage=url, study_name="gpu_check")
+    try:
+        outcome = launch_experiment(experiment, storage=url, study_name="gpu_check", signal=signal)
+    finally:
+        timer.cancel()
     with Database.open(url, create=False) as database:
         trials = database.trials(outcome.record.id)
         verifications = database.verifications(outcome.record.id)
-    document = {
+    finished = [t for t in trials if t.samples_per_second is not None]
+    return {
+        "status": "ok" if finished and len(finished) == len(trials) else "failed",
         "model": model,
         "state": outcome.state,
         "reason": outcome.reason,
         "trials": [t.model_dump(mode="json") for t in trials],
         "verifications": [v.model_dump(mode="json") for v in verifications],
     }
-    rows = [
-        [
-            t.number,
-            t.samples_per_second,
-            t.accelerator_utilization,
-            _common.flags_of(
-                t.params, "num_demux_threads", "num_decode_threads", "sink_buffer_size"
-            ),
-            "" if t.failure is None else f"{t.failure.kind}: {t.failure.cause}",
-        ]
-        for t in trials
-    ]
-    header = ["trial", "samples/s", "utilization", "configuration", "failure"]
-    return document, f"{model}: {outcome.reason}\n\n" + _common.markdown_table(header, rows)
 
 
-def make_data(folder: Path) -> Path:
-    """Sample clips where no --clips were given."""
-    from autotune.media.clips import make_clips
-
-    make_clips(folder, count=24)
-    return folder
+def has_torchvision() -> bool:
+    """Whether torchvision's video models can be imported: a wheel may not match its torch."""
+    command = [sys.executable, "-c", "import torchvision.models.video"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the check; the exit status."""
-    parser = argparse.ArgumentParser(prog="gpu_check", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--clips", type=Path, help="data folder; default: real or made clips")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no run starts after so long")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a run")
-    options = parser.parse_args(arguments)
-    lacks = missing()
-    if lacks:
-        for line in lacks:
-            _common.say(f"Error: gpu-check: {line}")
-        return BAD_INPUT
-    from autotune.media.native import library_environment
+def slug(name: str) -> str:
+    """A GPU's name as part of a file name: ``NVIDIA H200`` -> ``nvidia_h200``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "gpu"
 
-    environment = library_environment("bundled", "nvdec")
-    if any(os.environ.get(name) != value for name, value in environment.items()):
-        # The dynamic linker reads LD_LIBRARY_PATH once, when a process starts.
-        words = [sys.executable, "-m", "experiments.benchmarks.gpu_check", *sys.argv[1:]]
-        os.execve(sys.executable, words, {**os.environ, **environment})
-    folder = Path(os.environ.get("OUT") or "experiments/results")
-    report = Report(folder, machine.find_gpus()[0]["name"], time.monotonic() + 60 * options.minutes)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check."""
+    p = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu_check")
+    p.add_argument("--clips", type=Path, help="clips to decode; made where none are given")
+    p.add_argument("--minutes", type=float, default=9.0, help="wall time for all of it")
+    p.add_argument("--seconds", type=float, default=3.0, help="length of a measurement")
+    options = p.parse_args(argv)
+    missing = gpu_presence.what_is_missing()
+    if missing:
+        _common.say("gpu-check needs an NVIDIA GPU, and this machine has none that answers:")
+        for line in missing:
+            _common.say(f"  - {line}")
+        return 2
+    if options.clips is not None and not options.clips.is_dir():
+        _common.say(f"error: --clips {options.clips}: no such folder")
+        return 2
+    out = os.environ.get("OUT") or str(_common.REPOSITORY / "experiments" / "results")
     with _common.scratch_folder("gpu-check") as scratch:
-        report.section("Libraries", libraries)
-        shared = _common.SHARED_CLIPS if _common.SHARED_CLIPS.is_dir() else None
-        data = options.clips or shared or make_data(scratch / "clips")
-        runner = _common.Runner(data, scratch)
-        clips = [Path(runner.manifest.path(i)) for i in range(min(8, len(runner.manifest)))]
-        report.section("Decoding against the reference", lambda: decoding(clips))
-        for parameter, values in (
-            ("num_decode_threads", DECODE_THREADS),
-            ("num_demux_threads", DEMUX_THREADS),
-        ):
-            report.section(
-                f"samples/s by {parameter}",
-                lambda p=parameter, v=values: sweep(runner, report, p, v, options.seconds),
-            )
-        report.section(
-            "Study with train_step",
-            lambda: short_study(data, scratch, max(1.0, report.time_left / 60)),
-        )
-    return 1 if report.failed else 0
+        check = Check(options, Path(out), scratch)
+        passed = check.run()
+    print(check.path.with_suffix(".md").read_text())
+    _common.say(f"written: {check.path} and .md; {'passed' if passed else 'NOT passed'}")
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ runs to the figure the study recorded.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
 import sys
@@ -217,15 +216,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> list[Repeat]:
-    url = options.storage or os.environ.get("AUTOTUNE_STORAGE") or "sqlite:///autotune.db"
-    with Database.open(storage_url(url), create=False) as database:
+    with Database.open(storage_url(options.storage), create=False) as database:
         record = database.get_study(options.study)
         chosen = spread(database.trials(record.id), options.count)
         machine = database.study_fingerprints(record.id)[0]
     plan = resolve(Experiment.from_dict(record.experiment, where=f"study {record.name}"))
     settings = plan.experiment.executor
-    extra = {} if settings.kind == "local" else {"address": settings.address}
-    executor = load_executor(settings.kind)(slots_per_node=settings.slots_per_node, **extra)
+    executor = load_executor(settings.kind).create(
+        address=settings.address, slots_per_node=settings.slots_per_node
+    )
     try:
         node = probe(executor, plan, record)
         for line in fingerprint_difference("machine", machine or {}, node.fingerprint.machine):
