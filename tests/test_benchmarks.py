@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from autotune import machine
-from experiments.benchmarks import _common
-from experiments.benchmarks.contenders import contenders, goals
-from experiments.benchmarks.gpu_check import Report, psnr
+from autotune.exceptions import InputError
+from autotune.trial import Params
+from experiments.benchmarks import _common, gpu_grid, gpu_presence, gpu_report, gpu_sweep
+from experiments.benchmarks.contenders import Contender, contenders, goals
+from experiments.benchmarks.gpu_check import Check, slug
+from experiments.benchmarks.loaders_report import Run, judge, report
+from experiments.benchmarks.quality import frame_psnr, psnr
+from experiments.benchmarks.repeatability import compare, passed
 
 ROOT = Path(__file__).resolve().parents[1]
+CLIPS = ROOT.parent / "shared" / "clips" / "real"
+
+
+# --------------------------------------------------------------------------- gpu_check
 
 
 @pytest.mark.skipif(bool(machine.find_gpus()), reason="this machine has a GPU")
@@ -33,9 +45,84 @@ def test_gpu_check_says_what_is_missing_and_exits_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert any("no NVIDIA GPU" in line for line in said)
-    assert any("libnvcuvid" in line for line in said)
-    assert "| torch" not in done.stderr
+    assert any("libnvcuvid" in line and "Remedy" in line for line in said)
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    assert not {"torch", "spdl.io", "av", "optuna"} & set(imported)
     assert list(tmp_path.iterdir()) == []
+
+
+def check_in(tmp_path: Path) -> Check:
+    options = argparse.Namespace(clips=None, minutes=1.0, seconds=1.0)
+    return Check(options, tmp_path / "out", tmp_path)
+
+
+def test_a_section_that_fails_is_recorded_and_the_next_one_runs(tmp_path: Path) -> None:
+    check = check_in(tmp_path)
+
+    def broken() -> Mapping[str, Any]:
+        raise OSError("libnvcuvid.so.1 is missing")
+
+    check._section("first", broken)
+    assert "libnvcuvid.so.1 is missing" in check.path.read_text()  # on disk before the next one
+    check._section("second", lambda: {"answer": 42})
+    assert '"answer": 42' in check.path.read_text()
+    sections = check.document["sections"]
+    assert (sections["first"]["status"], sections["second"]["status"]) == ("failed", "ok")
+    assert "libcuda.so.1" in sections["first"]["libraries"]["found"]
+    text = check.path.with_suffix(".md").read_text()
+    assert "## Failed: first" in text
+    assert "libnvcuvid.so.1 is missing" in text
+
+
+def test_gpu_names_become_file_names() -> None:
+    assert slug("NVIDIA H200") == "nvidia_h200"
+    assert slug("  ") == "gpu"
+
+
+def test_the_drivers_files_are_listed_by_folder(tmp_path: Path) -> None:
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    (tmp_path / "libother.so").touch()
+    found = gpu_presence.driver_files([str(tmp_path), str(tmp_path / "absent")])
+    assert found == {str(tmp_path): ["libnvidia-ml.so.1"]}
+
+
+def test_a_library_that_is_no_cuda_driver_is_an_answer(tmp_path: Path) -> None:
+    fake = tmp_path / "libcuda.so.1"
+    fake.write_text("not a library")
+    assert "cannot be loaded" in str(gpu_presence.cuda_devices(fake))
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {"clip": "a.mp4", "psnr_db": 40.0, "device": "cuda:0", "native": False, **changes}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complete", "status"),
+    [
+        ([row()], True, "ok"),
+        ([row(), row(psnr_db=34.9)], True, "failed"),
+        ([row()], False, "failed"),
+        ([], True, "failed"),
+        ([row(), {"error": "no frame in [3.0, 4.0) s", "kind": "DataError"}], True, "ok"),
+        ([row(), {"error": "NVDEC: broken", "kind": "DataError"}], True, "failed"),
+        ([row(device="cpu")], True, "failed"),
+    ],
+)
+def test_decoding_is_proved_only_by_frames_of_the_gpu_like_the_reference(
+    rows: list[dict[str, Any]], complete: bool, status: str
+) -> None:
+    found = {"rows": rows, "complete": complete}
+    assert gpu_report.judge_decoding(found)["status"] == status
+
+
+def test_the_sweep_covers_all_threads_in_both_topologies_once() -> None:
+    first, rest = gpu_sweep.plan()
+    every = [*first, *rest]
+    assert len({repr(sorted(p.items())) for p in every}) == len(every)
+    for mode in gpu_sweep.TOPOLOGIES:
+        mine = [p for p in every if p["process_mode"] == mode]
+        assert {p["num_decode_threads"] for p in mine} >= set(range(1, 15))
+        assert {p["num_demux_threads"] for p in mine} >= set(range(1, 9))
 
 
 def test_psnr_is_the_textbooks() -> None:
@@ -43,23 +130,12 @@ def test_psnr_is_the_textbooks() -> None:
     assert psnr(black, black) == math.inf
     assert psnr(black, black + 255) == pytest.approx(0.0)
     assert psnr(black, black + 1) == pytest.approx(48.1308, abs=1e-3)
+    assert frame_psnr(black, np.stack([black[0], black[1] + 255])) == [math.inf, 0.0]
     with pytest.raises(ValueError, match="shape"):
         psnr(black, black[:1])
 
 
-def test_a_section_that_fails_is_recorded_and_the_next_one_runs(tmp_path: Path) -> None:
-    report = Report(tmp_path, "NVIDIA H200", math.inf)
-
-    def broken() -> tuple[object, str]:
-        raise OSError("libnvcuvid.so.1 is missing")
-
-    report.section("first", broken)
-    report.section("second", lambda: ({"samples/s": 1}, "fine"))
-    [document] = tmp_path.glob("gpu_check_nvidia_h200_*.json")
-    assert "libnvcuvid.so.1 is missing" in document.read_text()
-    assert '"samples/s": 1' in document.read_text()
-    assert "fine" in document.with_suffix(".md").read_text()
-    assert report.failed
+# --------------------------------------------------------------------------- tables and goals
 
 
 def test_tables_and_goals_name_contenders_that_exist() -> None:
@@ -70,3 +146,92 @@ def test_tables_and_goals_name_contenders_that_exist() -> None:
         names = {c.name for c in contenders(duration, cores=2)}
         for goal in goals(duration):
             assert {*goal.numerator, *goal.denominator} <= names
+
+
+def test_tuning_goes_axis_by_axis_and_skips_what_failed() -> None:
+    contender = Contender("x", "y", {"a": 1, "b": 1}, [[{"a": 1}, {"a": 2}, {"a": 3}], [{"b": 5}]])
+    tried = []
+
+    def measure(params: Params) -> float | None:
+        tried.append(dict(params))
+        return None if params["a"] == 3 else float(params["a"]) * float(params["b"])
+
+    assert contender.tune(measure) == {"a": 2, "b": 5}
+    assert tried[-1] == {"a": 2, "b": 5}
+
+
+def run_at(name: str, block: int, rate: float | None) -> Run:
+    empty = dict.fromkeys(("within_low", "within_high", "decoded_fps", "cpu_percent", "steady"))
+    return Run(
+        duration=0.5,
+        contender=name,
+        phase="block",
+        block=block,
+        params={"subclip_duration": 0.5, "num_decode_threads": 2},
+        samples_per_second=rate,
+        time_to_first_batch=1.5,
+        failure=None if rate else "crash: gone",
+        **empty,
+    )
+
+
+def test_ratios_are_paired_within_blocks_and_a_failed_run_is_left_out() -> None:
+    drift = [100.0, 150.0, 90.0, 120.0]  # of the machine: it must cancel
+    runs = [run_at("decode alone", b, r) for b, r in enumerate(drift)]
+    runs += [run_at("spdl_video, bicubic", b, 0.9 * r) for b, r in enumerate(drift)]
+    runs[-1] = run_at("spdl_video, bicubic", 3, None)
+    text, judged = report(runs, [0.5])
+    ceiling = next(o for o in judged if o["goal"] == "spdl_video / decode alone")
+    assert ceiling["ratio"] == pytest.approx(0.9)
+    assert (ceiling["blocks"], ceiling["met"]) == (3, True)
+    assert "| spdl_video / decode alone | 0.900 |" in text
+    assert "crash: gone" in text
+    assert judge(goals(0.5)[-1], {}) is None
+
+
+def test_a_trial_repeats_where_the_interval_of_its_sides_contains_1() -> None:
+    same = compare(3, 100.0, {0: 100.0, 1: 103.0, 2: 98.0}, {0: 101.0, 1: 99.0, 2: 100.0})
+    moved = compare(4, 100.0, {0: 100.0, 1: 101.0, 2: 100.5}, {0: 80.0, 1: 81.0, 2: 80.5})
+    short = compare(5, 100.0, {0: 100.0, 1: 101.0}, {0: 100.0, 1: 101.0})
+    assert (same.contains_one, moved.contains_one, short.contains_one) == (True, False, False)
+    assert passed([same] * 4 + [moved])
+    assert not passed([same] * 3 + [moved] * 2)
+
+
+# --------------------------------------------------------------------------- gpu_grid
+
+
+def test_the_grid_goes_on_where_it_ended_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "grid.jsonl"
+    params: Params = {"a": 1, "b": "x"}
+    path.write_text('{"params": {"b": "x", "a": 1}}\n{"params": {"a"')
+    assert gpu_grid.recorded(path) == {gpu_grid.key_of(params): 1}
+    assert path.read_text().endswith("}\n")
+    path.write_text('garbage\n{"params": {}}\n')
+    with pytest.raises(InputError, match="line 1"):
+        gpu_grid.recorded(path)
+
+
+def test_the_grid_measures_everything_once_before_anything_twice() -> None:
+    configurations: list[Params] = [{"a": n} for n in range(6)]
+    both = gpu_grid.order(configurations, repeats=2, seed=1)
+    assert sorted(p["a"] for p in both[:6]) == sorted(p["a"] for p in both[6:]) == list(range(6))
+    assert both == gpu_grid.order(configurations, repeats=2, seed=1)
+    assert both[:6] != both[6:]
+
+
+# --------------------------------------------------------------------------- real measurements
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"the shared clips are not there ({CLIPS})")
+@pytest.mark.parametrize("name", ["decode alone", "published", "torch DataLoader", "spdl_video"])
+def test_every_contender_delivers_what_is_compared(name: str, tmp_path: Path) -> None:
+    from experiments.benchmarks.clip_sets import linked_set
+
+    data, _ = linked_set(CLIPS, tmp_path, count=16)
+    runner = _common.Runner(data, tmp_path)
+    contender = next(c for c in contenders(0.5, cores=1) if c.name.startswith(name))
+    result = runner.measure(contender.target, contender.base, 0.5)
+    assert result.measurement is not None, _common.why_failed(result) + result.log_tail
+    assert result.measurement.frames == 16 * result.measurement.samples
+    assert result.measurement.failed == 0

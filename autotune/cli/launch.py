@@ -121,6 +121,8 @@ def launch(
         "seed": seed,
     }
     given = {key: value for key, value in values.items() if value is not None}
+    if executor == "local" and address is None:
+        given["executor.address"] = None  # the file's is that of a cluster
     read = load_experiment(experiment, overrides, given)
     name = read.study_name or experiment.stem
     if dry_run:

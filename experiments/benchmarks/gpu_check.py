@@ -27,6 +27,7 @@ from autotune.exceptions import InputError
 from autotune.media.native import library_environment
 from experiments.benchmarks import _common, gpu_presence, gpu_report, gpu_sweep
 
+BAD_INPUT = 2
 STUDY_SHARE = 0.35
 """Of the whole time, kept for the study."""
 
@@ -37,8 +38,8 @@ class Check:
     def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         self._options = options
         self._scratch = scratch
-        self._began = time.monotonic()
-        self._deadline = self._began + 60 * options.minutes
+        self._began: float = time.monotonic()
+        self._deadline: float = self._began + 60 * options.minutes
         self._clips: Path | None = options.clips
         self._runner: _common.Runner | None = None
         self._rows: list[dict[str, Any]] = []
@@ -191,7 +192,7 @@ class Check:
 def gpu_study(data: Path, scratch: Path, seconds: float, device: str = "nvdec") -> dict[str, Any]:
     """A short study with train_step through the `local` executor; stops when the time is up."""
     from autotune.config import Experiment
-    from autotune.launch import launch_experiment
+    from autotune.launching import launch_experiment
     from autotune.storage import Database
     from autotune.study import StopSignal
 
@@ -255,13 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = p.parse_args(argv)
     missing = gpu_presence.what_is_missing()
     if missing:
-        _common.say("gpu-check needs an NVIDIA GPU, and this machine has none that answers:")
         for line in missing:
-            _common.say(f"  - {line}")
-        return 2
+            _common.say(f"Error: gpu-check: {line}")
+        return BAD_INPUT
     if options.clips is not None and not options.clips.is_dir():
-        _common.say(f"error: --clips {options.clips}: no such folder")
-        return 2
+        _common.say(f"Error: --clips {options.clips}: no such folder; give a folder of videos")
+        return BAD_INPUT
     out = os.environ.get("OUT") or str(_common.REPOSITORY / "experiments" / "results")
     with _common.scratch_folder("gpu-check") as scratch:
         check = Check(options, Path(out), scratch)

@@ -18,7 +18,7 @@ from autotune.exceptions import AutotuneError
 from autotune.manifest import scan
 from experiments.benchmarks import _common
 from experiments.benchmarks.gpu_presence import decoder_capabilities
-from experiments.benchmarks.quality import GOAL_DB, frame_psnr, psnr
+from experiments.benchmarks.quality import GOAL_DB, IDENTICAL_DB, frame_psnr, psnr
 
 WINDOWS = ((0.0, 0.5), (0.0, 2.0), (1.3, 0.5))
 """(start, duration) in seconds."""
@@ -51,8 +51,8 @@ def compare_clip(
         data, name, start, duration, num_frames=NUM_FRAMES, scale_algorithm=scaler, **size
     )
     return {
-        "psnr_db": psnr(frames, reference.frames),
-        "worst_frame_db": min(frame_psnr(frames, reference.frames)),
+        "psnr_db": min(IDENTICAL_DB, psnr(frames, reference.frames)),
+        "worst_frame_db": min(IDENTICAL_DB, *frame_psnr(frames, reference.frames)),
         "unique_frames": decoded.unique_frames,
         "exact": decoded.exact,
         "device": str(decoded.frames.device),

@@ -27,6 +27,14 @@ from autotune.search_space import SearchSpace, find_space
 from autotune.trial import Params, ProbeRequest
 from experiments.benchmarks import _common
 
+VARIED = (
+    "subclip_duration",
+    "num_demux_threads",
+    "num_decode_threads",
+    "sink_buffer_size",
+    "process_mode",
+)
+
 
 def grid(options: argparse.Namespace) -> list[Params]:
     """Full configurations: the product of what is varied, the search space's defaults else.
@@ -35,16 +43,16 @@ def grid(options: argparse.Namespace) -> list[Params]:
         InputError: if a value is not one that the search space accepts.
     """
     space = SearchSpace.load(find_space("spdl_video"))
-    axes: dict[str, Sequence[Any]] = {
-        "subclip_duration": _common.numbers(options.durations),
-        "num_demux_threads": _common.whole_numbers(options.demux),
-        "num_decode_threads": _common.whole_numbers(options.decode),
-        "sink_buffer_size": _common.whole_numbers(options.sink),
-        "process_mode": [mode for mode in options.modes.split(",") if mode],
-    }
+    axes: list[Sequence[Any]] = [
+        _common.numbers(options.durations),
+        _common.whole_numbers(options.demux),
+        _common.whole_numbers(options.decode),
+        _common.whole_numbers(options.sink),
+        [mode for mode in options.modes.split(",") if mode],
+    ]
     return [
-        space.complete({"device": options.device, **dict(zip(axes, values, strict=True))}, "grid")
-        for values in itertools.product(*axes.values())
+        space.complete({"device": options.device, **dict(zip(VARIED, values, strict=True))}, "grid")
+        for values in itertools.product(*axes)
     ]
 
 
@@ -138,9 +146,7 @@ def record(options: argparse.Namespace, scratch: Path) -> tuple[int, int]:
             file.flush()
             rate = _common.rate_of(result)
             shown = _common.why_failed(result) if rate is None else f"{rate:.1f} samples/s"
-            names = ("subclip_duration", "num_demux_threads", "num_decode_threads")
-            names = (*names, "sink_buffer_size", "process_mode")
-            _common.say(f"{done + 1}/{len(todo)} {_common.flags_of(params, *names)}: {shown}")
+            _common.say(f"{done + 1}/{len(todo)} {_common.flags_of(params, *VARIED)}: {shown}")
     return len(todo), 0
 
 

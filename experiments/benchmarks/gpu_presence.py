@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def what_is_missing() -> list[str]:
     """
     if machine.find_gpus():
         return []
-    lines = []
+    lines = ["no NVIDIA GPU answers here; what is missing is named below"]
     if not any(os.path.exists(path) for path in (*_DEVICES, str(_DRIVER_VERSION))):
         lines.append(
             "no NVIDIA driver: none of " + ", ".join(_DEVICES) + " is there. Remedy: install "
@@ -80,7 +80,7 @@ def what_is_missing() -> list[str]:
             f"CUDA sees no GPU ({count}). Remedy: run nvidia-smi; look at CUDA_VISIBLE_DEVICES "
             f"(now {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})"
         )
-    return lines
+    return lines + [line for line in nvidia_libraries.missing() if "libcuda.so" not in line]
 
 
 def cuda_devices(library: Path) -> int | str:
@@ -110,7 +110,8 @@ def gpu_facts() -> dict[str, Any]:
         return {**facts, "nvml": f"{type(error).__name__}: {error}"}
     except nvml.NVMLError as error:
         return {**facts, "nvml": str(error)}
-    asked = {
+    handle: Any = None
+    asked: dict[str, Callable[[], Any]] = {
         "cuda_driver": nvml.nvmlSystemGetCudaDriverVersion,
         "nvml": nvml.nvmlSystemGetNVMLVersion,
         "decoder_utilization": lambda: nvml.nvmlDeviceGetDecoderUtilization(handle)[0],
@@ -137,8 +138,8 @@ def gpu_facts() -> dict[str, Any]:
 
 def libraries() -> dict[str, Any]:
     """Where each library lies that NVDEC needs, what is missing, and what lies there instead."""
-    names = ("libcuda.so.1", "libnvcuvid.so", "libnvcuvid.so.1", "libnvidia-ml.so.1")
-    names = (*names, nvidia_libraries.needed_runtime())
+    names = ["libcuda.so.1", "libnvcuvid.so", "libnvcuvid.so.1", "libnvidia-ml.so.1"]
+    names.append(nvidia_libraries.needed_runtime())
     return {
         "found": {n: str(find_library(n, usual_folders=True) or "not found") for n in names},
         "missing": nvidia_libraries.missing(),

@@ -11,7 +11,8 @@ IDENTICAL_DB = 99.0
 
 
 def psnr(a: Any, b: Any) -> float:
-    """Peak signal-to-noise ratio of two uint8 arrays of one shape, in dB: 10 log10(255^2 / MSE).
+    """Peak signal-to-noise ratio of two uint8 arrays of one shape, in dB: 10 log10(255^2 / MSE);
+    infinite where they are equal.
 
     Raises:
         ValueError: if the shapes differ or there is nothing to compare.
@@ -20,11 +21,9 @@ def psnr(a: Any, b: Any) -> float:
 
     left, right = np.asarray(a), np.asarray(b)
     if left.shape != right.shape or left.size == 0:
-        raise ValueError(f"cannot compare {left.shape} with {right.shape}")
+        raise ValueError(f"shape {left.shape} cannot be compared with shape {right.shape}")
     error = float(np.mean((left.astype(np.float64) - right.astype(np.float64)) ** 2))
-    if error == 0:
-        return IDENTICAL_DB
-    return min(IDENTICAL_DB, 10 * math.log10(255**2 / error))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def frame_psnr(a: Any, b: Any) -> list[float]:

@@ -65,8 +65,8 @@ class _DataLoader(CompetitorLoader):
         )
         self._iterator: Any = iter(
             DataLoader(
-                _Clips(manifest, params, settings),  # type: ignore[arg-type]
-                batch_sampler=_EndlessBatches(manifest, seed, params.batch_size),  # type: ignore[arg-type]
+                _Clips(manifest, params, settings),
+                batch_sampler=_EndlessBatches(manifest, seed, params.batch_size),
                 num_workers=params.num_workers,
                 **workers,
             )
