@@ -11,6 +11,7 @@ runs to the figure the study recorded.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -170,7 +171,8 @@ def report(repeats: Sequence[Repeat]) -> str:
     return (
         _common.markdown_table(header, rows)
         + f"\n\n{verdict}: the interval contains 1 for {good} of {len(repeats)} trials "
-        f"(at least {_needed(len(repeats))} wanted)."
+        f"(at least {_needed(len(repeats))} wanted). The widest interval spans a factor of "
+        f"{max((r.high / r.low for r in repeats if r.low and r.high), default=math.inf):.2f}."
     )
 
 
