@@ -188,6 +188,31 @@ def cache_dir() -> Path:
     return Path(base) / "autotune"
 
 
+def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInfo]:
+    """Bring an executor up and ask its nodes what measuring this plan needs to know.
+
+    Raises:
+        InputError, UnsupportedError: if a node cannot measure it.
+    """
+    nodes = executor.start(
+        ProbeRequest(
+            study=study_uuid,
+            target=plan.experiment.target.name,
+            params=plan.baseline,
+            settings=plan.settings,
+            data_dir=None if plan.data_dir is None else str(plan.data_dir),
+            cache_dir=str(cache_dir()),
+            seed=plan.experiment.seed,
+        )
+    )
+    for node in nodes:
+        if node.error is not None:
+            where = f"{node.node}: " if len(nodes) > 1 else ""
+            kind = InputError if node.error_kind == "input" else UnsupportedError
+            raise kind(f"{where}{node.error}")
+    return nodes
+
+
 class _Launch:
     """The steps of one launch that share an open database and an executor."""
 
@@ -257,22 +282,8 @@ class _Launch:
         self._database.release_lease(record.id, self._owner)
 
     def _probe(self, study_uuid: str) -> list[NodeInfo]:
-        plan = self._plan
-        request = ProbeRequest(
-            study=study_uuid,
-            target=plan.experiment.target.name,
-            params=plan.baseline,
-            settings=plan.settings,
-            data_dir=None if plan.data_dir is None else str(plan.data_dir),
-            cache_dir=str(cache_dir()),
-            seed=plan.experiment.seed,
-        )
-        nodes = self._executor.start(request)
+        nodes = probe_nodes(self._executor, self._plan, study_uuid)
         for node in nodes:
-            if node.error is not None:
-                where = f"{node.node}: " if len(nodes) > 1 else ""
-                kind = InputError if node.error_kind == "input" else UnsupportedError
-                raise kind(f"{where}{node.error}")
             for text in node.warnings:
                 self._observer.note(text)
         first = nodes[0]

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.config import Experiment, Plan, experiment_from, resolve
-from autotune.exceptions import InputError, UnsupportedError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
-from autotune.launching import cache_dir
+from autotune.launching import probe_nodes
 from autotune.observer import StudyObserver, StudyProgress
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, published_interval
 from autotune.study import StopSignal, specification
-from autotune.trial import Failure, NodeInfo, Params, ProbeRequest, TrialResult, Value
+from autotune.trial import Failure, NodeInfo, Params, TrialResult, Value
 
 POLL_SECONDS = 0.2
 
@@ -123,29 +122,13 @@ def measure(
     study = uuid.uuid4().hex
     executor = LocalExecutor(on_event=observer.measurement_event)
     try:
-        node = _probe(executor, plan, study)
+        node = probe_nodes(executor, plan, study)[0]
         for text in node.warnings:
             observer.note(text)
         result = _run(executor, plan, study, node, observer, signal)
     finally:
         executor.close()
     return MeasureOutcome(experiment.target.name, plan.baseline, result, node)
-
-
-def _probe(executor: Executor, plan: Plan, study: str) -> NodeInfo:
-    request = ProbeRequest(
-        study=study,
-        target=plan.experiment.target.name,
-        params=plan.baseline,
-        settings=plan.settings,
-        data_dir=None if plan.data_dir is None else str(plan.data_dir),
-        cache_dir=str(cache_dir()),
-        seed=plan.experiment.seed,
-    )
-    node = executor.start(request)[0]
-    if node.error is not None:
-        raise (InputError if node.error_kind == "input" else UnsupportedError)(node.error)
-    return node
 
 
 def _run(

@@ -21,15 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autotune.config import Experiment, Plan, resolve, storage_url
-from autotune.exceptions import AutotuneError, InputError, UnsupportedError
+from autotune.exceptions import AutotuneError, InputError
 from autotune.executors.base import Executor
-from autotune.launching import cache_dir
+from autotune.launching import probe_nodes
 from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_executor
 from autotune.stats import ratio_interval
 from autotune.storage import Database, StudyRecord, TrialRecord
 from autotune.study import specification
-from autotune.trial import NodeInfo, ProbeRequest
+from autotune.trial import NodeInfo
 from experiments.benchmarks import _common
 
 SIDES = ("a", "b")
@@ -67,27 +67,6 @@ def spread(trials: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
     if count == 1:
         return ranked[:1]
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
-
-
-def probe(executor: Executor, plan: Plan, record: StudyRecord) -> NodeInfo:
-    """Bring the executor up, as a launch of the study would.
-
-    Raises:
-        InputError, UnsupportedError: if the machine cannot measure this study.
-    """
-    request = ProbeRequest(
-        study=record.uuid,
-        target=plan.experiment.target.name,
-        params=plan.baseline,
-        settings=plan.settings,
-        data_dir=None if plan.data_dir is None else str(plan.data_dir),
-        cache_dir=str(cache_dir()),
-        seed=plan.experiment.seed,
-    )
-    node = executor.start(request)[0]
-    if node.error is not None:
-        raise (InputError if node.error_kind == "input" else UnsupportedError)(node.error)
-    return node
 
 
 def repeat(
@@ -228,7 +207,7 @@ def _run(options: argparse.Namespace) -> list[Repeat]:
         address=settings.address, slots_per_node=settings.slots_per_node
     )
     try:
-        node = probe(executor, plan, record)
+        node = probe_nodes(executor, plan, record.uuid)[0]
         for line in fingerprint_difference("machine", machine or {}, node.fingerprint.machine):
             _common.say(f"note: not the machine of the study: {line}")
         return repeat(executor, plan, record, node, chosen, options.runs)
