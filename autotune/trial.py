@@ -59,6 +59,9 @@ class MeasurementSettings(Value):
     max_seconds: float = Field(30.0, gt=0)
     relative_half_width: float = Field(0.02, gt=0, lt=1)
     window_seconds: float = Field(0.25, gt=0)
+    page_cache: Literal["auto", "warm", "cold"] = "auto"
+    """Whether the files a measurement reads are in memory before it begins: ``warm`` reads them,
+    ``cold`` evicts them, ``auto`` is warm where they fit into half of the available memory."""
 
 
 class Limits(Value):
@@ -70,6 +73,25 @@ class Limits(Value):
     shutdown_seconds: float = Field(20.0, gt=0)
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """More clips than this share failing makes the measurement fail (kind ``data``)."""
+    wall_seconds: float | None = Field(None, gt=0)
+    """From the start of the worker to its end; None: the other limits alone."""
+    host_memory_gib: float | None = Field(None, gt=0)
+    """Resident memory of all processes; None: what leaves the driver and Ray alive."""
+    gpu_memory_gib: float | None = Field(None, gt=0)
+    """Memory on one GPU, over all processes of the trial; None: no limit but the card's."""
+    processes: int | None = Field(None, ge=1)
+    """Processes of the trial at one time; None: what stops a fork bomb early."""
+
+
+class Incumbent(Value):
+    """What a search has to beat: a trial that cannot is stopped early."""
+
+    samples_per_second: float
+    """The best figure of this workload so far."""
+    spread: float
+    """Relative standard deviation between fresh runs of one configuration."""
+    dof: float
+    """Degrees of freedom behind ``spread``."""
 
 
 class TrialSpec(Value):
@@ -91,6 +113,11 @@ class TrialSpec(Value):
     seed: int = 0
     measurement: MeasurementSettings = MeasurementSettings()
     limits: Limits = Limits()
+    mode: Literal["loader", "ceiling", "stages"] = "loader"
+    """``loader`` measures the pipeline; ``ceiling`` the consumer fed from memory with batches that
+    the pipeline made; ``stages`` each stage alone."""
+    incumbent: Incumbent | None = None
+    """Set where the trial may be stopped early."""
 
 
 # --------------------------------------------------------------------------- what was seen
@@ -127,6 +154,37 @@ class Resources(Value):
     gpu_memory_gib: float | None = None
     sm_percent: float | None = None
     nvdec_percent: float | None = None
+
+
+class Contamination(Value):
+    """What disturbed a measurement from outside, over its steady part."""
+
+    lost: float
+    """Estimated share of the machine's capacity that others took, 0 to 1."""
+    marked: bool
+    """Whether ``lost`` is above the calibrated threshold."""
+    causes: list[str] = Field(default_factory=list)
+    """What was seen, for people: ``foreign load: 0.9 of 2 cores``."""
+    figures: dict[str, float] = Field(default_factory=dict)
+    """Each indicator by name, e.g. ``foreign_cpu``, ``steal``, ``throttled``, ``swap_mib``."""
+
+
+class Delivered(Value):
+    """What really reached the consumer, read from the batches themselves."""
+
+    shape: list[int]
+    """[C, T, H, W] of one sample."""
+    dtype: str
+    device: str
+    frames_per_sample: float
+
+
+class StageCeiling(Value):
+    """What one stage does alone, fed from memory."""
+
+    name: str
+    concurrency: int
+    samples_per_second: float
 
 
 class Window(Value):
@@ -206,6 +264,15 @@ class Measurement(Value):
     ranks: list[RankFigures] = Field(default_factory=list)
     slowest_rank: float
     """samples/s of the slowest rank."""
+    stopped_early: bool = False
+    """Beyond doubt worse than the incumbent: the figures are an estimate, never ranked."""
+    contamination: Contamination | None = None
+    """None where it was not looked for."""
+    page_cache: Literal["warm", "cold"] | None = None
+    """How the files were when the measurement began; None without files."""
+    delivered: Delivered | None = None
+    stage_ceilings: list[StageCeiling] = Field(default_factory=list)
+    """Only of a measurement in mode ``stages``."""
     readback: Params = Field(default_factory=dict)
     """Every parameter, as read from the pipeline that was built."""
     versions: dict[str, str] = Field(default_factory=dict)

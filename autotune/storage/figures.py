@@ -18,6 +18,9 @@ from autotune.storage.results import failure_of
 SEARCH_ROLES = frozenset({"search", "baseline"})
 """Runs whose mean is a trial's figure; those made to verify it are kept apart."""
 
+NO_LOADER_ROLES = frozenset({"ceiling"})
+"""Runs that measured no loader: they say nothing of a configuration."""
+
 _MEANS = (
     "samples_per_second",
     "fps",
@@ -44,6 +47,9 @@ COLUMNS = (
     MeasurementRow.steady,
     MeasurementRow.samples,
     MeasurementRow.failed,
+    MeasurementRow.stopped_early,
+    MeasurementRow.contaminated,
+    MeasurementRow.page_cache,
     *(getattr(MeasurementRow, name) for name in (*_MEANS, *_PEAKS)),
 )
 
@@ -60,6 +66,8 @@ def finished_runs(study_id: int) -> Any:
             MeasurementRow.study_id == study_id,
             MeasurementRow.state == "finished",
             MeasurementRow.samples_per_second.is_not(None),
+            MeasurementRow.role.not_in(NO_LOADER_ROLES),
+            MeasurementRow.superseded.is_(False),
         )
         .order_by(MeasurementRow.id)
     )
@@ -80,6 +88,8 @@ def between_runs(
     baselines = {v.trial_number: _canonical(v.baseline_params) for v in verifications}
     groups: dict[Place, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
+        if run.stopped_early:
+            continue  # an estimate, not a whole run
         known = baselines if run.arm == "baseline" else params
         configuration = known.get(run.trial_number, f"{run.trial_number}:{run.arm}")
         place = (run.machine_hash, run.dataset_hash)

@@ -32,6 +32,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -95,6 +96,8 @@ class StudyRow(Base):
     machine_hash: Mapped[str | None] = mapped_column(ForeignKey("autotune_machines.hash"))
     dataset_hash: Mapped[str | None] = mapped_column(ForeignKey("autotune_datasets.hash"))
     autotune_version: Mapped[str] = mapped_column(String(64))
+    noise: Mapped[dict[str, Any] | None]
+    ceilings: Mapped[dict[str, Any] | None]
 
 
 class LeaseRow(Base):
@@ -228,6 +231,14 @@ class MeasurementRow(Base):
     gpu_memory_gib: Mapped[float | None]
     sm_percent: Mapped[float | None]
     nvdec_percent: Mapped[float | None]
+    stopped_early: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    contaminated: Mapped[bool | None] = mapped_column(Boolean)
+    contamination: Mapped[dict[str, Any] | None]
+    page_cache: Mapped[str | None] = mapped_column(String(8))
+    delivered: Mapped[dict[str, Any] | None]
+    attempt: Mapped[int | None]
+    superseded: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    """A repeat that was disturbed less stands in its place."""
 
     ranks: Mapped[list[Any] | None]
     readback: Mapped[dict[str, Any] | None]

@@ -13,8 +13,11 @@ StudyState = Literal["running", "finished", "stopped", "interrupted", "failed"]
 Source = Literal["measured", "replay"]
 TrialState = Literal["RUNNING", "COMPLETE", "FAIL", "WAITING", "PRUNED"]
 Origin = Literal["baseline", "enqueued", "sampler", "random"]
-Role = Literal["search", "baseline", "selection", "verification", "measure"]
-"""Why a run was made. A trial's figures are those of ``search`` and ``baseline`` alone."""
+Role = Literal[
+    "search", "baseline", "noise", "drift", "selection", "verification", "ceiling", "measure"
+]
+"""Why a run was made. A trial's figures are those of ``search`` and ``baseline`` alone; ``noise``
+and ``drift`` repeat the baseline, ``ceiling`` measures no loader."""
 Arm = Literal["candidate", "baseline"]
 
 
@@ -40,6 +43,10 @@ class StudyRecord(Value):
     machine_hash: str | None
     dataset_hash: str | None
     autotune_version: str
+    noise: dict[str, Any] | None = None
+    """The noise floor as measured: see `autotune.noise`."""
+    ceilings: dict[str, Any] | None = None
+    """By workload: the consumer's ceiling and what each stage does alone."""
 
 
 class LeaseRecord(Value):
@@ -192,6 +199,15 @@ class MeasurementRecord(Value):
     gpu_memory_gib: float | None
     sm_percent: float | None
     nvdec_percent: float | None
+    stopped_early: bool = False
+    contaminated: bool | None = None
+    contamination: dict[str, Any] | None = None
+    page_cache: str | None = None
+    delivered: dict[str, Any] | None = None
+    attempt: int | None = None
+    """Counts the repeats of one measurement that was disturbed; 0 is the first."""
+    superseded: bool = False
+    """A less disturbed repeat stands in its place; its figures count nowhere."""
     ranks: list[RankFigures]
     readback: Params
     versions: dict[str, str]

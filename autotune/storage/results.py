@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -58,6 +58,7 @@ FIGURES = (
     "decoded_frames",
     "failed",
     "slowest_rank",
+    "stopped_early",
 )
 """Figures of `trial.Measurement` that are columns of the same name."""
 
@@ -72,7 +73,15 @@ RESOURCES = (
 )
 """Figures of `trial.Resources` that are columns of the same name."""
 
-_DOCUMENTS = ("ranks", "readback", "versions", "failed_clips", "resources")
+_DOCUMENTS = (
+    "ranks",
+    "readback",
+    "versions",
+    "failed_clips",
+    "resources",
+    "contamination",
+    "delivered",
+)
 
 
 def _figures(measurement: Measurement | None) -> dict[str, Any]:
@@ -81,6 +90,9 @@ def _figures(measurement: Measurement | None) -> dict[str, Any]:
     values = {name: clean_number(getattr(measurement, name)) for name in FIGURES}
     values |= {name: clean_number(getattr(measurement.resources, name)) for name in RESOURCES}
     dumped = measurement.model_dump(mode="python", include=set(_DOCUMENTS))
+    values["page_cache"] = measurement.page_cache
+    if measurement.contamination is not None:
+        values["contaminated"] = measurement.contamination.marked
     return values | {name: clean_json(dumped[name]) for name in _DOCUMENTS}
 
 
@@ -145,6 +157,7 @@ class Results(Store):
         *,
         block: int | None = None,
         arm: str | None = None,
+        attempt: int | None = None,
         machine: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> bool:
@@ -155,6 +168,7 @@ class Results(Store):
 
         Args:
             role: one of `Role`; ``arm``: one of `Arm`, for a verification.
+            attempt: counts the repeats of one measurement that was disturbed.
             machine, data: the fingerprints that the figures belong to.
 
         Returns:
@@ -174,6 +188,7 @@ class Results(Store):
             "role": role,
             "block": block,
             "arm": arm,
+            "attempt": attempt,
             "machine": None if machine is None else clean_json(dict(machine)),
             "data": None if data is None else clean_json(dict(data)),
         }
@@ -254,6 +269,7 @@ class Results(Store):
             role=document["role"],
             block=document["block"],
             arm=document["arm"],
+            attempt=document.get("attempt"),
             state=result.state,
             timeline=clean_json(result.timeline),
             failure_kind=None if failure is None else failure.kind,
@@ -326,6 +342,18 @@ class Results(Store):
                 )
                 for row in session.scalars(query)
             ]
+
+    def supersede(self, uuids: Collection[str]) -> None:
+        """Mark measurements in whose place a less disturbed repeat stands."""
+        if not uuids:
+            return
+
+        def change(session: Session) -> None:
+            session.execute(
+                update(MeasurementRow).where(MeasurementRow.uuid.in_(uuids)).values(superseded=True)
+            )
+
+        self._write(change, "marking repeated measurements")
 
     def machine_fingerprint(self, key: str) -> dict[str, Any] | None:
         """A machine's fingerprint by its hash."""

@@ -195,6 +195,22 @@ class Studies(Store):
 
         self._write(change, "recording the size of the data set")
 
+    def set_noise(self, study_id: int, noise: Mapping[str, Any]) -> None:
+        """Record the noise floor."""
+
+        def change(session: Session) -> None:
+            study_row(session, study_id).noise = clean_json(dict(noise))
+
+        self._write(change, "recording the noise floor")
+
+    def set_ceilings(self, study_id: int, ceilings: Mapping[str, Any]) -> None:
+        """Record what no loader can exceed."""
+
+        def change(session: Session) -> None:
+            study_row(session, study_id).ceilings = clean_json(dict(ceilings))
+
+        self._write(change, "recording the ceilings")
+
     def update_experiment(self, study_id: int, experiment: Mapping[str, Any]) -> None:
         """Record the experiment of a resumed launch: budget and the like may have changed."""
 

@@ -107,7 +107,7 @@ def test_tables_of_an_older_version_name_the_command(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Database.open(url).close()
-    monkeypatch.setattr(schema, "head", lambda: "0002")
+    monkeypatch.setattr(schema, "head", lambda: "9998")
     with pytest.raises(InputError, match="run `autotune db upgrade`"):
         Database.open(url)
     Database.open(url, upgrade=True).close()
@@ -129,6 +129,29 @@ def test_optuna_and_our_tables_work_in_one_database(
     assert [t.value for t in again.trials] == [-1e6, -1e6]
     names = inspect(database.engine).get_table_names()
     assert {"trials", "studies", "autotune_trials", "autotune_studies"} <= set(names)
+
+
+def test_results_of_the_first_version_survive_the_upgrade(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        schema.upgrade(connection, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO autotune_measurements (uuid, role, state, samples_per_second, timeline,"
+                " log_tail, command_line, node, started_at, wall_seconds) VALUES"
+                " ('m', 'measure', 'finished', 123.5, '{}', '', '', 'n', '2026-11-20 00:00:00', 3)"
+            )
+        )
+    engine.dispose()
+    with pytest.raises(InputError, match="run `autotune db upgrade`"):
+        Database.open(url)
+    with Database.open(url, upgrade=True) as database, database.engine.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT samples_per_second, stopped_early, contaminated FROM autotune_measurements"
+            )
+        ).one()
+        assert (row[0], bool(row[1]), row[2]) == (123.5, False, None)
 
 
 def test_a_closed_database_can_be_closed_again(url: str) -> None:
