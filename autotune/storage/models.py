@@ -236,6 +236,7 @@ class MeasurementRow(Base):
     contamination: Mapped[dict[str, Any] | None]
     page_cache: Mapped[str | None] = mapped_column(String(8))
     delivered: Mapped[dict[str, Any] | None]
+    stage_ceilings: Mapped[list[Any] | None]
     attempt: Mapped[int | None]
     superseded: Mapped[bool] = mapped_column(Boolean, server_default=false())
     """A repeat that was disturbed less stands in its place."""

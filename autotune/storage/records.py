@@ -204,6 +204,7 @@ class MeasurementRecord(Value):
     contamination: dict[str, Any] | None = None
     page_cache: str | None = None
     delivered: dict[str, Any] | None = None
+    stage_ceilings: list[dict[str, Any]] = Field(default_factory=list)
     attempt: int | None = None
     """Counts the repeats of one measurement that was disturbed; 0 is the first."""
     superseded: bool = False

@@ -81,13 +81,14 @@ _DOCUMENTS = (
     "resources",
     "contamination",
     "delivered",
+    "stage_ceilings",
 )
 
 
 def _figures(measurement: Measurement | None) -> dict[str, Any]:
     if measurement is None:
         return {}
-    values = {name: clean_number(getattr(measurement, name)) for name in FIGURES}
+    values: dict[str, Any] = {n: clean_number(getattr(measurement, n)) for n in FIGURES}
     values |= {name: clean_number(getattr(measurement.resources, name)) for name in RESOURCES}
     dumped = measurement.model_dump(mode="python", include=set(_DOCUMENTS))
     values["page_cache"] = measurement.page_cache
@@ -127,6 +128,7 @@ def measurement_record(row: MeasurementRow) -> MeasurementRecord:
         "readback": row.readback or {},
         "versions": row.versions or {},
         "failed_clips": row.failed_clips or [],
+        "stage_ceilings": row.stage_ceilings or [],
     }
     return MeasurementRecord.model_validate(
         {n: getattr(row, n) for n in MeasurementRecord.model_fields if n not in renamed} | renamed

@@ -137,15 +137,18 @@ def test_results_of_the_first_version_survive_the_upgrade(url: str) -> None:
         schema.upgrade(connection, "0001")
         connection.execute(
             text(
-                "INSERT INTO autotune_measurements (uuid, role, state, samples_per_second, timeline,"
-                " log_tail, command_line, node, started_at, wall_seconds) VALUES"
-                " ('m', 'measure', 'finished', 123.5, '{}', '', '', 'n', '2026-11-20 00:00:00', 3)"
+                "INSERT INTO autotune_measurements (uuid, role, state, samples_per_second,"
+                " timeline, log_tail, command_line, node, started_at, wall_seconds) VALUES ("
+                "'m', 'measure', 'finished', 123.5,"
+                " '{}', '', '', 'n', '2026-11-20 00:00:00', 3)"
             )
         )
     engine.dispose()
     with pytest.raises(InputError, match="run `autotune db upgrade`"):
         Database.open(url)
-    with Database.open(url, upgrade=True) as database, database.engine.connect() as connection:
+    with Database.open(url, upgrade=True) as database:
+        database.upgrade()
+    with Database.open(url) as database, database.engine.connect() as connection:
         row = connection.execute(
             text(
                 "SELECT samples_per_second, stopped_early, contaminated FROM autotune_measurements"

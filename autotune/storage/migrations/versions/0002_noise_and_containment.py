@@ -28,4 +28,5 @@ def upgrade() -> None:
         table.add_column(sa.Column("contamination", sa.JSON(none_as_null=True), nullable=True))
         table.add_column(sa.Column("page_cache", sa.String(length=8), nullable=True))
         table.add_column(sa.Column("delivered", sa.JSON(none_as_null=True), nullable=True))
+        table.add_column(sa.Column("stage_ceilings", sa.JSON(none_as_null=True), nullable=True))
         table.add_column(sa.Column("attempt", sa.Integer(), nullable=True))
