@@ -23,6 +23,7 @@ from autotune.storage import Database, StudyRecord, TrialRecord
 from autotune.study import LEASE_SECONDS, State, StopSignal, StudyRun, broken_limits, figure_limits
 from autotune.trial import NodeInfo, Params, ProbeRequest
 from autotune.verification import verification_runs, verify_study
+from autotune.warm_start import configurations_from
 from autotune.workloads import workload_baselines
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def launch_experiment(
     signal = signal or StopSignal()
     database = Database.open(storage)
     try:
+        if experiment.enqueue_from is not None:  # a mistake in it is told before anything starts
+            configurations_from(database, experiment.enqueue_from, plan.searched)
         existing = database.find_study(study_name)
         if existing is not None:
             _refuse_changed(existing, identity(plan))
@@ -103,10 +106,11 @@ def launch_experiment(
         database.close()
 
 
-def dry_run(experiment: Experiment, first: int = 8) -> DryRun:
+def dry_run(experiment: Experiment, first: int = 8, storage: str | None = None) -> DryRun:
     """What `launch_experiment` would do, without measuring, probing or writing anything.
 
-    Constraints are checked with this machine's names.
+    Constraints are checked with this machine's names. ``storage`` is read only for
+    ``enqueue_from``.
     """
     import optuna
 
@@ -117,6 +121,9 @@ def dry_run(experiment: Experiment, first: int = 8) -> DryRun:
     study = optuna.create_study(direction="maximize")
     proposer = Proposer(study, plan.searched, names, kind, experiment.seed)
     _enqueue(proposer, plan)
+    if experiment.enqueue_from is not None and storage is not None:
+        with Database.open(storage, create=False) as database:
+            _enqueue_from(proposer, plan, database)
     trials: list[tuple[str, Params]] = []
     limit = first if experiment.budget.trials is None else min(first, experiment.budget.trials)
     while len(trials) < limit and (proposal := proposer.next()) is not None:
@@ -180,6 +187,16 @@ def _enqueue(proposer: Proposer, plan: Plan) -> None:
         proposer.enqueue(params, "baseline")
     for params in plan.enqueued:
         proposer.enqueue(params, "enqueued")
+
+
+def _enqueue_from(proposer: Proposer, plan: Plan, database: Database) -> list[str]:
+    """Enqueue the best of the study that the experiment names; returns notes for the user."""
+    if plan.experiment.enqueue_from is None:
+        return []
+    found, notes = configurations_from(database, plan.experiment.enqueue_from, plan.searched)
+    for params in found:
+        proposer.enqueue(params, "enqueued")
+    return notes
 
 
 def cache_dir() -> Path:
@@ -382,6 +399,8 @@ class _Launch:
         )
         _restore(run, done)
         _enqueue(run.proposer, plan)
+        for text in _enqueue_from(run.proposer, plan, self._database):
+            self._observer.note(text)
         return run
 
 

@@ -357,3 +357,45 @@ def test_a_node_that_cannot_measure_is_the_users_input(
     database = Database.open(url, create=False)
     assert database.studies() == []
     database.close()
+
+
+def test_the_best_of_another_study_is_measured_after_the_baseline(
+    experiment: dict[str, Any], url: str
+) -> None:
+    launch(experiment, url, name="first")
+    _, trials, _, _ = records(url, "first")
+    ranked = sorted(trials, key=lambda t: (not t.verified, -t.samples_per_second))
+    again = {**experiment, "enqueue_from": "first", "budget": {"trials": 7}}
+    launch(again, url, name="second")
+    _, found, _, _ = records(url, "second")
+    best = [t.params for t in ranked[:5] if t.params != found[0].params]
+    assert len(best) >= 4
+    assert [t.params for t in found if t.origin == "enqueued"] == best
+    assert [t.number for t in found if t.origin == "enqueued"] == [1, 2, 3, 4, 5][: len(best)]
+    dry = dry_run(Experiment.from_dict(again), storage=url)
+    assert [origin for origin, _ in dry.first_trials[:3]] == ["baseline", "enqueued", "enqueued"]
+
+
+def test_what_does_not_fit_this_space_is_not_enqueued_and_told(
+    experiment: dict[str, Any], url: str
+) -> None:
+    launch(experiment, url, name="first")
+    narrow = {
+        **experiment,
+        "search_space": {
+            "base": "spdl_video",
+            "parameters": {
+                "num_demux_threads": {"max": 2, "default": 2},
+                "num_decode_threads": {"max": 8, "default": 8},
+            },
+        },
+        "enqueue_from": "first",
+    }
+    launch(narrow, url, name="second")
+    _, found, _, _ = records(url, "second")
+    assert all(t.params["num_demux_threads"] <= 2 for t in found)
+
+
+def test_a_study_to_start_from_must_exist(experiment: dict[str, Any], url: str) -> None:
+    with pytest.raises(InputError, match="no study 'nothing'"):
+        launch({**experiment, "enqueue_from": "nothing"}, url)

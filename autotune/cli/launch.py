@@ -54,6 +54,15 @@ def launch(
             show_default=False,
         ),
     ] = None,
+    enqueue_from: Annotated[
+        str | None,
+        typer.Option(
+            "--enqueue-from",
+            metavar="STUDY",
+            help="Measure the best configurations of this study right after the baseline.",
+            show_default=False,
+        ),
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option("--trials", metavar="N", help="Trials in total.", show_default=False),
@@ -114,6 +123,7 @@ def launch(
         "study_name": study_name,
         "target.data_dir": None if data_dir is None else str(data_dir),
         "baseline": baseline,
+        "enqueue_from": enqueue_from,
         "budget.trials": trials,
         "budget.hours": None if timeout is None else seconds(timeout, "--timeout") / 3600,
         "executor.kind": executor,
@@ -126,7 +136,7 @@ def launch(
     read = load_experiment(experiment, overrides, given)
     name = read.study_name or experiment.stem
     if dry_run:
-        _print_dry_run(read, name, fmt)
+        _print_dry_run(read, name, storage, fmt)
         return
     outcome = _run(read, name, storage)
     _print_result(outcome, storage, read, fmt)
@@ -221,10 +231,11 @@ def winner_lines(winner: JsonObject) -> list[str]:
 # --------------------------------------------------------------------------- dry run
 
 
-def _print_dry_run(experiment: Experiment, name: str, fmt: Format) -> None:
+def _print_dry_run(experiment: Experiment, name: str, storage: str | None, fmt: Format) -> None:
+    from autotune.config import storage_url
     from autotune.launching import dry_run
 
-    plan = dry_run(experiment)
+    plan = dry_run(experiment, storage=storage_url(storage, experiment))
     result = dry_run_object(plan, name)
     lines = [
         Column("study", "study"),

@@ -141,6 +141,8 @@ class Experiment(Section):
     vary_workload: list[str] = Field(default_factory=list)
     baseline: Configuration = Field(default_factory=dict)
     enqueue: list[Configuration] = Field(default_factory=list)
+    enqueue_from: str | None = None
+    """A study in the same database whose best configurations are measured first."""
     objective: Literal["samples_per_second"] = "samples_per_second"
     constraints: dict[Figure, Bound] = Field(default_factory=dict)
     budget: Budget = Field(default_factory=lambda: Budget(trials=DEFAULT_TRIALS))
