@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from autotune import stats
 from autotune.trial import (
@@ -32,6 +31,10 @@ MIN_PROCESSED = 20
 
 _EARLY_FAILURE_NATS = 9.2
 """Early end for failed clips: the chance of so many by luck is below exp(-9.2) = 1e-4."""
+
+_MAX_CHANGE = 0.25
+"""A trend steeper than this (relative, from end to end) is not steady even where correlated noise
+could explain it: a curve leaves residuals that look like such noise."""
 
 _MIN_BATCHES = 3
 """Fewer give no rate at all: go on past max_seconds (the supervisor's deadline still holds)."""
@@ -81,58 +84,85 @@ def decide(records: Sequence[Record], settings: MeasurementSettings) -> Decision
     """Look at what was measured; None while there is nothing to say.
 
     The warm-up ends where MSER-5 says so, but not before every batch that waited in a buffer is
-    gone. Where that is at the last place it looks (half of the series), or leaves fewer than
-    `stats.MIN_STEADY_BATCHES`, or where the rate still drifts after it, the rest is not known to
-    be steady.
+    gone. The rest is steady if it holds `stats.MIN_STEADY_BATCHES` and shows no trend. Where
+    MSER would cut more than half, its cut is not trusted: it is the trend over everything after
+    the buffers that decides, and if there is one the figure is that of the later half.
     """
-    if any(len(r.times) < _MIN_BATCHES for r in records):
+    series = _series(records)
+    if series is None:
         return None
-    if len(records) == 1:
-        times, samples, bounds = records[0].times, records[0].samples, records[0].bounds
-        drained = records[0].drained
-    else:
-        times, samples = merge(records)
-        if len(times) <= _MIN_BATCHES:
-            return None
-        bounds = list(range(len(times)))
-        begin = max(r.times[min(r.drained, len(r.times) - 1)] for r in records)
-        drained = bisect.bisect_left(times, begin)
-    n = len(times)
-    cut = stats.warmup_end(times, samples, drained)
-    # a window boundary, and an arrival before it to start the clock
-    first = next((b for b in bounds if b >= max(1, cut)), n)
-    steady = n - first >= stats.MIN_STEADY_BATCHES and cut - drained < (n - drained) // 2
-    latest = [b for b in bounds if 1 <= b <= n - 2 and b <= max(1, n // 2)]
-    first = first if first <= n - 2 else (latest[-1] if latest else 1)
-    estimate = stats.rate_interval(times[first - 1 :], samples[first - 1 :])
-    elapsed = times[-1] - min(r.start for r in records)
-    if steady and _drifts(times[first - 1 :], samples[first - 1 :], settings.relative_half_width):
-        steady = False
+    n = len(series.times)
+    cut = stats.warmup_end(series.times, series.samples, series.drained)
+    begin = series.drained if cut is None else cut
+    first = series.first_at(begin)
+    steady = first >= begin and series.is_steady(first, settings.relative_half_width)
+    if cut is None and not steady:
+        first = series.first_at((series.drained + n) // 2)
+    estimate = stats.rate_interval(series.times[first - 1 :], series.samples[first - 1 :])
     narrow = (
         steady
+        and estimate.batches >= stats.MIN_NARROW_BATCHES
         and estimate.seconds >= settings.min_seconds
         and estimate.relative_half_width <= settings.relative_half_width
     )
+    elapsed = series.times[-1] - min(r.start for r in records)
     return Decision(
-        start=times[first - 1],
-        end=times[-1],
+        start=series.times[first - 1],
+        end=series.times[-1],
         estimate=estimate,
         steady=steady,
         enough=narrow or elapsed >= settings.max_seconds,
     )
 
 
-def _drifts(times: Sequence[float], samples: Sequence[int], tolerance: float) -> bool:
-    """Whether the halves of a stretch differ: their intervals are apart, and the rates too, by
-    more than the precision asked for."""
-    middle = len(times) // 2
-    early = stats.rate_interval(times[: middle + 1], samples[: middle + 1])
-    late = stats.rate_interval(times[middle:], samples[middle:])
-    apart = early.high < late.low or late.high < early.low
-    return apart and abs(late.rate - early.rate) > tolerance * max(early.rate, late.rate)
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Arrivals of batches, of one rank or summed over several."""
+
+    times: Sequence[float]
+    samples: Sequence[float]
+    bounds: Sequence[int]
+    """Index of the first batch of each window, ascending."""
+    drained: int
+
+    def first_at(self, index: int) -> int:
+        """The first batch of a window from ``index`` on, with a batch before it to start the
+        clock. If there is no such window, or none long enough, the last window before that
+        leaves half of the series."""
+        n = len(self.times)
+        after = bisect.bisect_left(self.bounds, max(1, index))
+        if after < len(self.bounds) and self.bounds[after] <= n - 2:
+            return self.bounds[after]
+        before = bisect.bisect_right(self.bounds, max(1, min(n - 2, n // 2))) - 1
+        return max(1, self.bounds[before])
+
+    def is_steady(self, first: int, tolerance: float) -> bool:
+        """Whether the stretch from ``first`` on is long enough to tell and has no trend: none
+        that is significant and changes the rate by more than ``tolerance``, and none so steep
+        that calling it noise would be no better."""
+        if len(self.times) - first < stats.MIN_STEADY_BATCHES:
+            return False
+        trend = stats.relative_trend(self.times[first - 1 :], self.samples[first - 1 :])
+        significant = trend.low > 0 or trend.high < 0
+        change = abs(trend.mean)
+        return change <= (tolerance if significant else _MAX_CHANGE)
 
 
-def merge(records: Sequence[Record]) -> tuple[list[float], list[int]]:
+def _series(records: Sequence[Record]) -> _Series | None:
+    """The records as one series; None where there are too few batches to say anything."""
+    if any(len(r.times) < _MIN_BATCHES for r in records):
+        return None
+    if len(records) == 1:
+        record = records[0]
+        return _Series(record.times, record.samples, record.bounds, record.drained)
+    times, samples = merge(records)
+    if len(times) <= _MIN_BATCHES:
+        return None
+    begin = max(r.times[min(r.drained, len(r.times) - 1)] for r in records)
+    return _Series(times, samples, range(len(times)), bisect.bisect_left(times, begin))
+
+
+def merge(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     """The sum of several ranks as one series of times (s) and samples between them.
 
     Each rank's count is drawn as a line from arrival to arrival and read on a common grid, from
@@ -149,7 +179,7 @@ def merge(records: Sequence[Record]) -> tuple[list[float], list[int]]:
     curves = [_counts(r, times) for r in records]
     totals = [sum(curve[i] for curve in curves) for i in range(cells + 1)]
     steps = [0.0, *(b - a for a, b in itertools.pairwise(totals))]
-    return times, cast("list[int]", steps)  # parts of samples: only sums of them are used
+    return times, steps
 
 
 def _counts(record: Record, at: Sequence[float]) -> list[float]:
@@ -248,8 +278,9 @@ def summarize(
         within_low=estimate.low,
         within_high=high,
         fps=estimate.rate * frames * per_sample,
-        decoded_fps=estimate.rate * decoded * per_sample,
-        unique_frames=sum(w.unique_frames for w in chosen) * per_sample,
+        # a loader that delivers frames and decoded none has not counted them
+        decoded_fps=estimate.rate * decoded * per_sample if decoded else None,
+        unique_frames=sum(w.unique_frames for w in chosen) * per_sample or None,
         time_to_first_batch=first_batch_seconds,
         accelerator_utilization=(
             min(1.0, sum(w.busy_seconds for w in chosen) / wall) if wall > 0 else 0.0
