@@ -1,7 +1,8 @@
 """Packets to frames on the CPU: chosen first, then converted and scaled.
 
 The frames are chosen by their timestamps in FFmpeg's filter graph, in front of the scaler, and
-decoding stops when the last of them has come out. What came back is checked against what the
+decoding stops when the last of them has come out. Frames that neither are chosen nor help to
+decode one that is are left out beforehand (`pruning`). What came back is checked against what the
 packets promised; where it differs (damaged data, frames that an edit list hides, fields), the
 whole window is decoded and the reference rule is applied to the frames that are there.
 """
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from autotune.exceptions import DataError, InputError
 from autotune.media.packets import ClipPackets, one_line
+from autotune.media.pruning import prune
 from autotune.media.windows import sample_indices, unique_count
 
 ScaleAlgorithm = Literal["fast_bilinear", "bilinear", "bicubic", "area", "lanczos"]
@@ -36,8 +38,9 @@ class DecodedClip:
         frames: uint8 tensor. From the CPU ``[num_frames, height, width, 3]``; from NVDEC
             ``[num_frames, 3, height, width]`` on its device. RGB.
         unique_frames: how many of them differ: without padding and repeats.
-        decoded_frames: coded frames up to the last one wanted, in decoding order: what had to be
-            decoded. (A decoder that reorders may have been up to its delay ahead of it.)
+        decoded_frames: coded frames up to the last one wanted, in decoding order, without those
+            that were left out (see `pruning`): what had to be decoded. (A decoder that reorders
+            may have been up to its delay ahead of it.)
         exact: False where the container's timestamps did not say which frames there are, and
             the whole window had to be decoded.
     """
@@ -81,12 +84,14 @@ def decode_cpu(
     indices = sample_indices(len(clip.window_pts), num_frames)
     chosen = [clip.window_pts[i] for i in sorted(set(indices))]
     try:
-        frames = _decode(clip, select_exactly(chosen), to_rgb, threads, limit=len(chosen))
+        packets, packet_pts = prune(clip, chosen)
+        select = select_exactly(chosen)
+        frames = _decode(clip, packets, select, to_rgb, threads, limit=len(chosen))
         if frames is not None and frame_pts(frames) == chosen:
             return DecodedClip(
                 frames=_tensor(frames, _positions(indices)),
                 unique_frames=len(chosen),
-                decoded_frames=decoded_up_to(clip.packet_pts, chosen),
+                decoded_frames=decoded_up_to(packet_pts, chosen),
             )
         return _decode_whole_window(clip, num_frames, to_rgb, threads)
     except DataError:
@@ -143,7 +148,7 @@ def _decode_whole_window(
 ) -> DecodedClip:
     """The slow way: decode every frame of the window, then apply the rule to those there are."""
     window = f"select='between(pts,{clip.lo},{clip.hi - 1})'"
-    frames = _decode(clip, window, to_rgb, threads, limit=-1)
+    frames = _decode(clip, clip.packets.clone(), window, to_rgb, threads, limit=-1)
     if frames is None:
         raise DataError(
             clip.name,
@@ -160,9 +165,15 @@ def _decode_whole_window(
 
 
 def _decode(
-    clip: ClipPackets, select: str, to_rgb: str, threads: dict[str, str], *, limit: int
+    clip: ClipPackets,
+    packets: Any,
+    select: str,
+    to_rgb: str,
+    threads: dict[str, str],
+    *,
+    limit: int,
 ) -> Any | None:
-    """``spdl.io.VideoFrames``, or None where no frame came out.
+    """``spdl.io.VideoFrames`` of ``packets``, or None where no frame came out.
 
     The graph adds a tick to each timestamp: SPDL compares what comes out of it with the window
     that the packets were demuxed with, which starts a tick late (see `demux._read_window`).
@@ -179,7 +190,7 @@ def _decode(
         f":time_base={base.numerator}/{base.denominator}:pixel_aspect=1/1"
     )
     frames = _libspdl.decode_packets(
-        clip.packets.clone(),
+        packets,
         decode_config=spdl.io.decode_config(decoder_options=threads),
         filter_desc=f"{source},{select},setpts=PTS+1,{to_rgb},buffersink",
         num_frames=limit,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from autotune.exceptions import DataError, InputError
 from autotune.media import iso_media
+from autotune.media.h264 import only_frames
 from autotune.media.packets import ClipPackets, How, one_line
 from autotune.media.signals import read_signal
 from autotune.media.windows import pts_window, seconds
@@ -60,13 +61,14 @@ def demux_window(
     """
     try:
         signal = read_signal(data, name) if for_nvdec else None
-        demuxer = _open(data, name)
+        plain = iso_media.opens_without_decoder(data)
+        demuxer = _open(data, name, plain)
         codec = demuxer.video_codec
         time_base = Fraction(*codec.time_base)
         try:
             found = _read_window(demuxer, time_base, start, duration, seek=seeks_to_keyframes(data))
         except RuntimeError:  # no seeking in this container, or not to there
-            found = _read_whole(_open(data, name), time_base)
+            found = _read_whole(_open(data, name, plain), time_base)
         window = pts_window(found.first, time_base, start, duration)
         inside = sorted(pts for pts in found.pts if pts in window)
         if not inside:
@@ -88,6 +90,7 @@ def demux_window(
             num_read=len(found.pts),
             how=found.how,
             signal=signal,
+            frames_only=plain and codec.name == "h264" and only_frames(iso_media.movie_box(data)),
         )
     except (DataError, InputError):
         raise
@@ -95,11 +98,11 @@ def demux_window(
         raise DataError(name, one_line(error)) from error
 
 
-def _open(data: bytes, name: str) -> Any:
-    """A demuxer for ``data``, without probing where `iso_media` says that it is safe."""
+def _open(data: bytes, name: str, plain: bool) -> Any:
+    """A demuxer for ``data``, without probing where it is ``plain``: where that is safe."""
     import spdl.io
 
-    if iso_media.opens_without_decoder(data):
+    if plain:
         try:
             demuxer = spdl.io.Demuxer(data, demux_config=_quick_options(), name=name)
             if demuxer.video_codec.width > 0 and demuxer.video_codec.time_base[0] > 0:

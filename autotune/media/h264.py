@@ -41,11 +41,26 @@ def signal_from_movie(movie: bytes) -> VideoSignal | None:
     Raises:
         ValueError: a damaged parameter set.
     """
+    count, sps = _parameter_sets(movie)
+    return parse_sps(sps) if count else None
+
+
+def only_frames(movie: bytes) -> bool:
+    """Whether the ``avcC`` box inside a ``moov`` box says that no picture is a single field."""
+    count, sps = _parameter_sets(movie)
+    try:
+        return count == 1 and _parse(sps)[1]
+    except ValueError:  # damaged: the decoder will say so
+        return False
+
+
+def _parameter_sets(movie: bytes) -> tuple[int, bytes]:
+    """How many parameter sets the ``avcC`` box inside a ``moov`` box has, and the first one."""
     at = movie.find(b"avcC")
-    if at < 0 or len(movie) < at + 12 or movie[at + 9] & 31 == 0:
-        return None
+    if at < 0 or len(movie) < at + 12:
+        return 0, b""
     size = int.from_bytes(movie[at + 10 : at + 12], "big")
-    return parse_sps(movie[at + 12 : at + 12 + size])
+    return movie[at + 9] & 31, movie[at + 12 : at + 12 + size]
 
 
 class _Bits:
@@ -77,13 +92,18 @@ class _Bits:
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
-@lru_cache(maxsize=256)
 def parse_sps(sps: bytes) -> VideoSignal:
     """The signal of one parameter set (with its one-byte header, with emulation prevention).
 
     Raises:
         ValueError: it is damaged.
     """
+    return _parse(sps)[0]
+
+
+@lru_cache(maxsize=256)
+def _parse(sps: bytes) -> tuple[VideoSignal, bool]:
+    """The signal of a parameter set, and whether it excludes fields."""
     bits = _Bits(sps[1:].replace(b"\x00\x00\x03", b"\x00\x00"))
     profile = bits.read(8)
     bits.read(16)  # constraints, level
@@ -112,14 +132,15 @@ def parse_sps(sps: bytes) -> VideoSignal:
     bits.read(1)  # gaps allowed
     bits.golomb()  # width
     bits.golomb()  # height
-    if not bits.flag():
+    frames_only = bits.flag()
+    if not frames_only:
         bits.read(1)  # frames and fields mixed
     bits.read(1)  # direct inference
     if bits.flag():
         for _ in range(4):
             bits.golomb()  # cropping
     full_range, matrix = _usability(bits) if bits.flag() else (False, 2)
-    return VideoSignal(chroma_format, depth, full_range, matrix)
+    return VideoSignal(chroma_format, depth, full_range, matrix), frames_only
 
 
 def _skip_scaling_lists(bits: _Bits, count: int) -> None:

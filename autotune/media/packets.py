@@ -36,6 +36,7 @@ class ClipPackets:
         how: ``window``: read to a proof that the window is complete; ``to_end``: no such proof,
             the rest of the clip was read; ``whole``: the clip cannot seek, all of it was read.
         signal: colour, range and depth of its samples; only read for NVDEC, which does not say.
+        frames_only: whether it is H.264 that is known to hold no fields: a packet is a frame.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ClipPackets:
     num_read: int
     how: How
     signal: VideoSignal | None = None
+    frames_only: bool = False
 
     @property
     def num_packets(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from autotune.trial import Params
 
@@ -33,6 +34,8 @@ class Contender:
     target: str
     base: Params
     axes: Sequence[Axis] = field(default_factory=tuple)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of its own, beside those that all share."""
 
     def tune(self, measure: Callable[[Params], float | None]) -> Params:
         """The best configuration of the grid.
@@ -101,6 +104,8 @@ def contenders(duration: float, cores: int | None = None) -> list[Contender]:
                 "spdl_video",
                 {**scaled, "device": "cpu"},
                 [_threads(n), [{"gc_policy": "between_epochs"}], [{"sink_buffer_size": 5}]],
+                # As a bulk data set: a task of the event loop for eight files, not for each.
+                settings={"clips_per_fetch": 8},
             ),
         ]
     return found

@@ -14,7 +14,7 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class Comparison:
         self, duration: float, contender: Contender, phase: str, block: int, params: Params
     ) -> float | None:
         seconds = self._tuning_seconds if phase == "tuning" else self._seconds
-        result = self._runner.measure(contender.target, params, seconds)
+        settings = {**_common.SETTINGS, **contender.settings}
+        result = self._runner.measure(contender.target, params, seconds, settings=settings)
         run = run_of(duration, contender.name, phase, block, params, result)
         self.runs.append(run)
         shown = run.failure or f"{run.samples_per_second:.1f} samples/s"
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     if not wanted or any(part in c.name for part in wanted)
                 ]
                 if options.no_tuning:
-                    field = [Contender(c.name, c.target, c.base) for c in field]
+                    field = [replace(c, axes=()) for c in field]
                 comparison.tune(duration, field)
                 comparison.blocks(duration, field, options.rounds, options.seed)
             clips = len(runner.manifest)
@@ -135,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "data": {"clips": names, "files": clips, "links": not options.data},
             "options": {k: str(v) for k, v in vars(options).items()},
             "ratios": judged,
+            "settings": {c.name: {**_common.SETTINGS, **c.settings} for c in field},
             "best": {str(d): best for d, best in comparison.best.items()},
             "runs": [asdict(run) for run in comparison.runs],
         }

@@ -78,6 +78,17 @@ def decoded(path: str, window: Window, **how: Any) -> DecodedClip:
     return replace(clip, frames=clip.frames.numpy())
 
 
+def pruned(path: str, window: Window, chosen: int) -> tuple[int, int, set[int], set[int]]:
+    """Packets of a window and those left, pts chosen and pts left, with every nth frame chosen."""
+    from autotune.media.pruning import prune
+
+    clip = demux_window(_read(path), path, *window)
+    wanted = clip.window_pts[::chosen]
+    packets, left = prune(clip, wanted)
+    assert len(packets.get_timestamps(raw=True)) == len(left)
+    return clip.num_packets, len(left), set(wanted), set(left)
+
+
 def decoded_bytes(data: bytes, window: Window) -> DecodedClip:
     clip = decode_cpu(demux_window(data, "memory", *window), num_frames=8, width=32, height=24)
     return replace(clip, frames=clip.frames.numpy())

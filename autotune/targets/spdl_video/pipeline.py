@@ -34,6 +34,11 @@ _BACK = ("source", "fetch", "disaggregate", "demux")
 _BACK_ROWS = {"src": "source", "fetch": "fetch", "disaggregate": "disaggregate", "demux": "demux"}
 _FRONT_ROWS = {"decode": "decode", "aggregate": "aggregate", "collate": "collate", "sink": "sink"}
 
+WAITING = 2
+"""Clips that wait in front of the decode threads, beside those under way. SPDL's event loop hands
+a clip over in a fraction of a millisecond, but it has to get a core first, which the decoders hold;
+until then a thread that has finished a clip would do nothing."""
+
 _START_METHOD = "forkserver"
 _SEGMENT_SLACK = 1 << 20
 
@@ -159,9 +164,10 @@ def _front(
         log,
     )
     rows = {**_FRONT_ROWS, **(_BACK_ROWS if backend is None else {"src": "transfer"})}
-    queues = QueueFactory(board, rows, count_sink=True)
+    queues = QueueFactory(board, rows, count_sink=True, waiting={"decode": WAITING})
+    under_way = params.num_decode_threads + WAITING
     pipeline = (
-        clips.pipe(decode, name="decode", concurrency=params.num_decode_threads, executor=pool)
+        clips.pipe(decode, name="decode", concurrency=under_way, executor=pool)
         .aggregate(params.batch_size, drop_last=True)
         .pipe(Collate(board, settings.dtype == "float32"), name="collate")
         .add_sink(params.sink_buffer_size)
@@ -182,7 +188,7 @@ def _arena(params: Params, manifest: Manifest, context: Any) -> SegmentPool:
     where it is written to. An item keeps its segment until it is decoded, and SPDL gives segments
     back in order: twice as many as are in use let one slow clip be overtaken.
     """
-    items = 2 * (params.backend_buffer_size + 2 + params.num_decode_threads)
+    items = 2 * (params.backend_buffer_size + 2 + params.num_decode_threads + WAITING)
     return SegmentPool(max(manifest.sizes) + _SEGMENT_SLACK, items + 2, context)
 
 

@@ -71,21 +71,30 @@ class QueueFactory:
         board: where to count.
         names: SPDL's name of a stage, or how it begins, to its row on the board.
         count_sink: let the sink's queue measure how long it is waited for.
+        waiting: tasks of a stage, by its name, that wait for one of its threads: SPDL counts
+            them as concurrent.
     """
 
     def __init__(
-        self, board: StatsBoard, names: Mapping[str, str], *, count_sink: bool = False
+        self,
+        board: StatsBoard,
+        names: Mapping[str, str],
+        *,
+        count_sink: bool = False,
+        waiting: Mapping[str, int] | None = None,
     ) -> None:
         self._board = board
         self._names = dict(names)
         self._count_sink = count_sink
+        self._waiting = dict(waiting or {})
         self.sink: AsyncQueue | None = None
         """The sink's queue, in the process that built the pipeline."""
 
     def __call__(self, info: Any, *, buffer_size: int = 1) -> AsyncQueue:
-        row = self._board.row(self._row_name(info.stage_name))
+        name = self._row_name(info.stage_name)
+        row = self._board.row(name)
         # What SPDL builds, from SPDL: this is read back.
-        row[CONCURRENCY] = float(info.concurrency or 1)
+        row[CONCURRENCY] = float((info.concurrency or 1) - self._waiting.get(name, 0))
         row[CAPACITY] = float(buffer_size)
         if info.stage_name != "sink":
             return CountingQueue(info, buffer_size=buffer_size, row=row)

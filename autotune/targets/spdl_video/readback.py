@@ -55,7 +55,8 @@ def read_back(built: Built, batch: Batch) -> ParamValues:
 
 
 def _threads(built: Built, stage: str) -> int:
-    """Concurrency of a stage as SPDL runs it, which its thread pool has to match."""
+    """Concurrency of a stage as SPDL runs it, without the tasks that wait, which its thread pool
+    has to match."""
     concurrency = int(built.board.row(stage)[CONCURRENCY])
     pool = built.executors.get(stage)
     # The pools of a subprocess are SPDL's to make, from the stage's own; here they can be asked.
