@@ -84,12 +84,41 @@ def test_a_process_that_ended_keeps_its_cpu_time() -> None:
     assert after.cpu_seconds >= before.cpu_seconds
 
 
+def test_children_that_ended_between_two_looks_count_too() -> None:
+    code = (
+        "import subprocess, sys\n"
+        "burn = 'import time\\nwhile time.process_time() < 0.3: pass'\n"
+        "for line in sys.stdin:\n"
+        "    for _ in range(2): subprocess.run([sys.executable, '-c', burn])\n"
+        "    print('burnt', flush=True)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    try:
+        telemetry = Telemetry(parent.pid)
+        before = telemetry.sample()
+        parent.stdin.write("go\n")
+        parent.stdin.flush()
+        parent.stdout.readline()
+        after = telemetry.sample()
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdin.close()
+        parent.stdout.close()
+    assert before.processes == after.processes == 1
+    assert after.cpu_seconds - before.cpu_seconds > 0.55
+
+
 def test_without_samples_there_are_no_figures() -> None:
     telemetry = Telemetry(os.getpid())
-    telemetry.start()
     telemetry.stop()
     telemetry.stop()
     assert telemetry.resources(0.0, 1.0) == Resources()
+    assert telemetry.contamination(0.0, 1.0) is None
 
 
 def test_only_the_time_asked_for_counts() -> None:
