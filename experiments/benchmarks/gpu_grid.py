@@ -1,6 +1,6 @@
 """Measures a whole grid and keeps everything: one JSON line a measurement.
 
-    python -m experiments.benchmarks.gpu_grid --data DIR [--minutes 60] [-o grid.jsonl]
+    python -m experiments.benchmarks.gpu_grid --data DIR|--clips DIR [--minutes 60] [-o grid.jsonl]
 
 A line holds the parameters, the figures, every window with its stage statistics, wall seconds,
 the timeline and the fingerprint of machine and data. Run again with the same output it goes on
@@ -26,6 +26,7 @@ from autotune.executors.node import prepare_node
 from autotune.search_space import SearchSpace, find_space
 from autotune.trial import Params, ProbeRequest
 from experiments.benchmarks import _common
+from experiments.benchmarks.clip_sets import linked_set
 
 VARIED = (
     "subclip_duration",
@@ -33,6 +34,8 @@ VARIED = (
     "num_decode_threads",
     "sink_buffer_size",
     "process_mode",
+    "decoder_threads",
+    "batch_size",
 )
 
 
@@ -49,6 +52,8 @@ def grid(options: argparse.Namespace) -> list[Params]:
         _common.whole_numbers(options.decode),
         _common.whole_numbers(options.sink),
         [mode for mode in options.modes.split(",") if mode],
+        _common.whole_numbers(options.decoder_threads),
+        _common.whole_numbers(options.batch),
     ]
     return [
         space.complete({"device": options.device, **dict(zip(VARIED, values, strict=True))}, "grid")
@@ -153,13 +158,17 @@ def record(options: argparse.Namespace, scratch: Path) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0 complete, 1 time was up before the end, 2 where the input is wrong."""
     p = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu_grid")
-    p.add_argument("--data", type=Path, required=True, help="data folder")
+    data = p.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", type=Path, help="data folder")
+    data.add_argument("--clips", type=Path, help="real clips: 64 links to those of 340x256 in it")
     p.add_argument("--device", choices=["nvdec", "cpu"], default="nvdec")
     p.add_argument("--durations", default="0.5,1,2,4", help="subclip durations in seconds")
     p.add_argument("--demux", default="1,2,3,4,6,8", help="demux threads")
     p.add_argument("--decode", default="2,4,7,10,14", help="decode threads")
     p.add_argument("--sink", default="3,5", help="sink buffer sizes")
     p.add_argument("--modes", default="in_process,subprocess", help="process modes")
+    p.add_argument("--decoder-threads", default="1", help="threads of one decoder, on the CPU")
+    p.add_argument("--batch", default="16", help="batch sizes")
     p.add_argument("--repeats", type=int, default=1)
     p.add_argument("--seconds", type=float, default=4.0, help="length of a measurement")
     p.add_argument("--minutes", type=float, default=60.0, help="begin no measurement after")
@@ -171,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.output = _common.REPOSITORY / "experiments" / "recorded" / name
     try:
         with _common.scratch_folder("grid") as scratch:
+            if options.data is None:
+                options.data, _ = linked_set(options.clips, scratch)
             done, left = record(options, scratch)
     except AutotuneError as error:
         _common.say(f"error: {error}")

@@ -1,0 +1,181 @@
+"""What no configuration can exceed: measured once per workload, at the start of a study.
+
+    consumer fed from memory   the ceiling: the rate at which no loader would be waited for
+    each stage fed alone       what fetch, demux, decode and collate could do by themselves
+
+Every result is shown as a share of the ceiling, and a search that reached it, or the rate that
+was asked for, ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from autotune.storage.trials import workload_key
+from autotune.trial import Measurement, Params, StageCeiling, TrialResult, Value
+from autotune.workloads import workload_baselines
+
+if TYPE_CHECKING:
+    from autotune.storage import StudyRecord
+    from autotune.study import Ending, StudyRun
+
+NO_CONSUMER = "no ceiling: the consumer is none"
+
+
+class WorkloadCeiling(Value):
+    """What limits one workload, whatever its loader is set to."""
+
+    workload: str
+    """As in `TrialRecord.workload_key`."""
+    samples_per_second: float | None
+    """Of the consumer fed from memory, summed over the ranks; null where there is none."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval within that run."""
+    reason: str = ""
+    """Why there is no rate."""
+    stages: list[StageCeiling] = Field(default_factory=list)
+    """Each stage alone, in one process, with the baseline's parameters; empty where the target
+    does not run its stages alone."""
+
+
+class Ceilings(Value):
+    """All that a study measured; the document in `StudyRecord.ceilings`."""
+
+    consumer: str
+    """Its kind."""
+    workloads: list[WorkloadCeiling] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, study: StudyRecord) -> Ceilings | None:
+        """Those of a study, as far as they were measured."""
+        return None if study.ceilings is None else cls.model_validate(study.ceilings)
+
+    def workload(self, key: str) -> WorkloadCeiling | None:
+        """That of the workload with this key; None where it was not measured."""
+        return next((found for found in self.workloads if found.workload == key), None)
+
+    def share(self, key: str, samples_per_second: float | None) -> float | None:
+        """A rate over its workload's ceiling; None without one of the two."""
+        found = self.workload(key)
+        if found is None or not found.samples_per_second or samples_per_second is None:
+            return None
+        return samples_per_second / found.samples_per_second
+
+
+# --------------------------------------------------------------------------- at the start
+
+
+def measure_ceilings(run: StudyRun) -> Ending | None:
+    """Measure the ceilings of every workload that has a baseline; those of earlier launches stay.
+
+    They count into the time budget and are left out where only the time kept for verification
+    is left. One that fails is noted with its reason and does not end the study.
+
+    Returns:
+        how the study must end; None where it goes on.
+    """
+    plan, kind = run.plan, run.plan.experiment.target.consumer.kind
+    found = Ceilings.of(run.record) or Ceilings(consumer=kind)
+    for params in workload_baselines(plan.searched, plan.baseline):
+        key = workload_key(plan.space, params)
+        if found.workload(key) is not None:
+            continue
+        if (ending := run.asked_to_end()) is not None:
+            return ending
+        if not run.clock.fits(2, run.reserved_runs):
+            break
+        one = _of_workload(run, params, key, consumer=kind != "none")
+        if (ending := run.asked_to_end()) is not None:
+            return ending
+        found = found.model_copy(update={"workloads": [*found.workloads, one]})
+        run.database.set_ceilings(run.record.id, found.model_dump(mode="json"))
+        run.observer.note(f"{_sentence(one)}.")
+    run.ceilings = found
+    return None
+
+
+def _of_workload(run: StudyRun, params: Params, key: str, consumer: bool) -> WorkloadCeiling:
+    spec = run.specification(params)
+    stages = run.measure_as(spec.in_mode("stages"), 0, "slowest stage alone", "ceiling")
+    alone = [] if stages.measurement is None else stages.measurement.stage_ceilings
+    if not consumer:
+        return WorkloadCeiling(
+            workload=key, samples_per_second=None, reason=NO_CONSUMER, stages=alone
+        )
+    spec = run.specification(params)
+    fed = run.measure_as(spec.in_mode("ceiling"), 0, "consumer fed from memory", "ceiling")
+    if fed.measurement is None:
+        reason = f"no ceiling: {_why(fed)}"
+        return WorkloadCeiling(workload=key, samples_per_second=None, reason=reason, stages=alone)
+    return _ceiling(key, fed.measurement, alone)
+
+
+def _ceiling(key: str, fed: Measurement, stages: list[StageCeiling]) -> WorkloadCeiling:
+    return WorkloadCeiling(
+        workload=key,
+        samples_per_second=fed.samples_per_second,
+        low=fed.within_low,
+        high=fed.within_high,
+        stages=stages,
+    )
+
+
+def _why(result: TrialResult) -> str:
+    return result.state if result.failure is None else result.failure.cause
+
+
+def _sentence(one: WorkloadCeiling) -> str:
+    if one.samples_per_second is None:
+        text = one.reason
+    else:
+        text = f"ceiling {one.samples_per_second:,.0f} samples/s (the consumer fed from memory)"
+    if one.stages:
+        parts = [f"{s.name} {s.samples_per_second:,.0f} with {s.concurrency}" for s in one.stages]
+        text += f"; stages alone, samples/s and threads: {', '.join(parts)}"
+    return text[:1].upper() + text[1:]
+
+
+# --------------------------------------------------------------------------- reached
+
+
+class Goal:
+    """When a search has found what there is to find.
+
+    Args:
+        run: the study, with its ceilings measured.
+    """
+
+    def __init__(self, run: StudyRun) -> None:
+        self._run = run
+        plan = run.plan
+        self._workloads = [
+            (params, None if run.ceilings is None else run.ceilings.workload(key))
+            for params in workload_baselines(plan.searched, plan.baseline)
+            for key in [workload_key(plan.space, params)]
+        ]
+
+    def reached(self) -> str | None:
+        """Why the search may end: the target rate, or the ceiling of every workload; None while
+        there is more to gain."""
+        budget, best = self._run.plan.experiment.budget, self._run.best
+        if best is not None and budget.target_rate is not None and best[2] >= budget.target_rate:
+            return (
+                f"trial {best[0]} reaches {best[2]:,.0f} samples/s; the target rate is "
+                f"{budget.target_rate:,.0f}"
+            )
+        if budget.stop_at_ceiling is None:
+            return None
+        shares = [self._share(params, ceiling) for params, ceiling in self._workloads]
+        least = min((share for share in shares if share is not None), default=0.0)
+        if None in shares or least < 1 - budget.stop_at_ceiling:
+            return None
+        return f"the best reaches {least:.0%} of the ceiling, which no loader can exceed"
+
+    def _share(self, params: Params, ceiling: WorkloadCeiling | None) -> float | None:
+        best = self._run.incumbents.best(params)
+        if best is None or ceiling is None or not ceiling.samples_per_second:
+            return None
+        return best / ceiling.samples_per_second
