@@ -1,0 +1,145 @@
+"""Two calls for a training script that `autotune` measures through the target ``command``.
+
+    from autotune import probe
+
+    probe.start(num_workers=args.num_workers, batch_size=args.batch_size)  # once, may be left out
+    for video, label in loader:
+        train(video, label)
+        probe.step(samples=len(video), frames=video.shape[2] * len(video))
+
+Standard library only, and nothing of the rest of `autotune` is loaded, so the script can keep the
+calls for good: outside a measurement they return at once, and they never raise because of one.
+Every process of a distributed job calls them; the samples of all ranks are added up.
+
+A program in another language writes the same lines itself. ``AUTOTUNE_EVENTS`` is the number of
+an open descriptor; ``AUTOTUNE_EVENTS_PATH`` names the same pipe for processes that did not
+inherit it (`torchrun` closes descriptors). One JSON object a line, in one write of at most 4096
+bytes:
+
+    {"event": "step", "samples": 16}
+    {"event": "step", "samples": 16, "frames": 256, "rank": 3, "time": 81723.25}
+    {"event": "start", "rank": 0, "parameters": {"num_workers": 4}}
+
+``time`` is seconds of CLOCK_MONOTONIC (default: when the line is read), ``rank`` tells processes
+apart (default 0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+
+DESCRIPTOR_VARIABLE = "AUTOTUNE_EVENTS"
+PATH_VARIABLE = "AUTOTUNE_EVENTS_PATH"
+
+MAX_LINE_BYTES = 4096
+"""PIPE_BUF: the lines of several processes cannot mix up to this length."""
+
+_LONGEST_TEXT = 200
+
+_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+"""Of torchrun and what works like it, Open MPI, MPICH, Slurm."""
+
+
+class _Reporter:
+    """The pipe of this process, looked for by the first call."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self.active: bool | None = None
+        """Whether somebody reads; None before the first call."""
+
+    def open(self) -> bool:
+        """Look for the pipe; returns whether there is one."""
+        with contextlib.suppress(OSError, ValueError):
+            self._descriptor = _open()
+        self.active = self._descriptor is not None
+        return self.active
+
+    def send(self, event: dict[str, object]) -> None:
+        """Write one line; a measurement that is over is no fault of the script."""
+        import json  # not at the top: a script that is not measured need not load it
+
+        if self._descriptor is None:
+            return
+        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"autotune.probe: {len(line)} bytes of {event['event']!r} are too long; report at "
+                f"most {MAX_LINE_BYTES}"
+            )
+        try:
+            os.write(self._descriptor, line)
+        except OSError:  # nobody reads any more
+            self._descriptor, self.active = None, False
+
+
+def _open() -> int | None:
+    path = os.environ.get(PATH_VARIABLE)
+    if path:
+        # without O_NONBLOCK, opening a pipe that nobody reads would wait for ever
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        return descriptor
+    number = os.environ.get(DESCRIPTOR_VARIABLE)
+    if number is None:
+        return None
+    descriptor = int(number)
+    # a process that did not inherit it may have another file under that number
+    return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+
+
+_reporter = _Reporter()
+
+
+def active() -> bool:
+    """Whether this process runs in a measurement of the target ``command``."""
+    return _reporter.open() if _reporter.active is None else _reporter.active
+
+
+def start(**parameters: bool | int | float | str) -> None:
+    """Tell the parameters as this script really uses them.
+
+    `autotune` compares those it asked for: a difference fails the trial, so that a flag that is
+    ignored or overruled cannot pass for one that makes no difference. Others do not matter.
+    """
+    if active():
+        plain = {name: _plain(value) for name, value in parameters.items()}
+        _reporter.send({"event": "start", "rank": _rank(), "parameters": plain})
+
+
+def step(samples: int, frames: int = 0) -> None:
+    """Tell that a training step is done.
+
+    Args:
+        samples: samples of this process in the step.
+        frames: their video frames, padding included; 0 if not known: then
+            ``target.frames_per_sample`` counts.
+    """
+    if active():
+        _reporter.send(
+            {
+                "event": "step",
+                "time": time.monotonic(),
+                "rank": _rank(),
+                "samples": int(samples),
+                "frames": int(frames),
+            }
+        )
+
+
+def _rank() -> int:
+    """Of this process in a distributed job, as its launcher says it."""
+    for name in _RANK_VARIABLES:
+        text = os.environ.get(name, "")
+        if text.isdigit():
+            return int(text)
+    return 0
+
+
+def _plain(value: object) -> bool | int | float | str:
+    if isinstance(value, bool | int | float):
+        return value
+    return str(value)[:_LONGEST_TEXT]

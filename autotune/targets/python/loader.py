@@ -1,0 +1,207 @@
+"""Iterates over what the user's function returns, epoch after epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from autotune.exceptions import InputError
+from autotune.targets.base import Batch, BuildContext, Loader
+from autotune.targets.python.counting import Counted, count
+from autotune.trial import FailedClip, Params, StageStats
+
+if TYPE_CHECKING:
+    from autotune.targets.python.target import Settings
+
+_log = logging.getLogger("autotune.python")
+
+_PACKAGES = ("torch", "numpy", "av", "spdl", "decord", "torchcodec", "cv2")
+"""Their versions are recorded where the function has loaded them."""
+
+_END = object()
+
+
+class PythonLoader(Loader):
+    """The user's iterable as a loader without an end."""
+
+    def __init__(
+        self,
+        context: BuildContext,
+        settings: Settings,
+        call: Callable[[], Any],
+        count_batch: Callable[[Any], Any] | None,
+    ) -> None:
+        """Call the function.
+
+        Raises:
+            InputError: if it returns nothing that can be iterated over.
+        """
+        self._params = dict(context.spec.params)
+        self._settings = settings
+        self._call = call
+        self._count = count_batch
+        self._trains = context.spec.consumer.kind == "train_step"
+        self._stack = contextlib.ExitStack()
+        self._closed = False
+        self._sizes: tuple[int, int] | None = None
+        self._batches = self._restarts = 0
+        self._busy = self._restarting = 0.0
+        self._told_size = self._told_end = False
+        self._ended_at: float | None = None
+        self._iterator: Iterator[Any] | None = None
+        self._iterable = self._make()
+
+    def _make(self) -> Any:
+        """Call the function; what it returns is closed with this loader."""
+        made = self._call()
+        path = self._settings.function
+        if inspect.iscoroutine(made) or hasattr(made, "__aiter__"):
+            if inspect.iscoroutine(made):
+                made.close()
+            raise InputError(
+                f"target.function: {path} is asynchronous. Give a function that returns an "
+                "ordinary iterable of batches"
+            )
+        if hasattr(made, "__enter__") and hasattr(made, "__exit__"):
+            made = self._stack.enter_context(made)
+        elif callable(getattr(made, "close", None)):
+            self._stack.callback(made.close)
+        try:
+            iter(made)
+        except TypeError as error:
+            raise InputError(
+                f"target.function: {path} returned {_described(made)}, which cannot be iterated "
+                "over. Return an iterable of batches: a DataLoader, a list, or use `yield`"
+            ) from error
+        return made
+
+    def __iter__(self) -> Iterator[Batch]:
+        while not self._closed:
+            self._iterator = iter(self._iterable)
+            number = 0
+            while (made := self._next()) is not _END:
+                number += 1
+                batch = self._batch(made)
+                del made
+                yield batch
+                del batch
+            if not self._closed:
+                self._again(number)
+
+    def _next(self) -> object:
+        """The next batch as the user makes it, or `_END`."""
+        if self._iterator is None:  # closed
+            return _END
+        asked = time.monotonic()
+        made: object = next(self._iterator, _END)
+        now = time.monotonic()
+        if made is not _END:
+            self._busy += now - asked
+            self._batches += 1
+            if self._ended_at is not None:
+                self._restarting += now - self._ended_at
+                self._ended_at = None
+        return made
+
+    def _again(self, number: int) -> None:
+        """The iterable has ended after ``number`` batches: prepare to go through it once more."""
+        self._ended_at = time.monotonic()
+        if number == 0:
+            raise InputError(
+                f"target.function: what {self._settings.function} returned ended without a batch. "
+                "Look at its data and at drop_last: fewer samples than a batch give none"
+            )
+        self._restarts += 1
+        if not self._told_end:
+            self._told_end = True
+            _log.warning(
+                "the iterable ended after %d batches and is iterated again, which the stage "
+                "`restart` counts and the figures contain. Use more data, or an iterable without "
+                "an end, if an epoch in production is longer",
+                number,
+            )
+        if self._iterator is self._iterable:  # a generator, or an iterator: it is used up
+            self._stack.close()
+            self._iterable = self._make()
+
+    def _batch(self, made: object) -> Batch:
+        counted = self._counted(made)
+        sizes = (counted.samples, counted.frames)
+        if self._sizes not in (None, sizes) and not self._told_size:
+            self._told_size = True
+            _log.warning(
+                "batches change in size: %s samples and frames, then %s; each is counted as it "
+                "is. If only the last one of an epoch is smaller, drop_last=True makes them even",
+                self._sizes,
+                sizes,
+            )
+        self._sizes = sizes
+        if not self._trains:  # what a foreign tensor means is a guess, so none is handed on
+            return Batch(None, None, *sizes, unique_frames=0, decoded_frames=0)
+        if not hasattr(counted.video, "to") or not hasattr(counted.label, "to"):
+            raise InputError(
+                "target.consumer: train_step needs batches with a video tensor of five dimensions "
+                "(1 or 3 colour channels) and a tensor of one whole number a sample. Return those, "
+                "or use consumer: {kind: none} or {kind: paced}"
+            )
+        return Batch(counted.video, counted.label, *sizes, unique_frames=0, decoded_frames=0)
+
+    def _counted(self, made: object) -> Counted:
+        fixed = self._settings.count
+        if isinstance(fixed, tuple):
+            return Counted(*fixed)
+        if self._count is None:
+            return count(made, self._settings.frames_per_sample)
+        answer = self._count(made)
+        pair = tuple(answer) if isinstance(answer, tuple | list) else ()
+        if len(pair) != 2 or not all(isinstance(n, int) and n >= 0 for n in pair) or pair[0] < 1:
+            raise InputError(
+                f"target.count: {fixed} returned {answer!r}. Return (samples, frames) of the "
+                "batch, two whole numbers"
+            )
+        return Counted(*pair)
+
+    def readback(self) -> Params:
+        """What the function was called with, overruled by what its iterable says of itself: a
+        method ``readback()`` or a mapping ``parameters``, of some or all of the parameters."""
+        said = getattr(self._iterable, "readback", None)
+        said = said() if callable(said) else getattr(self._iterable, "parameters", None)
+        told = dict(said) if isinstance(said, Mapping) else {}
+        return self._params | {n: v for n, v in told.items() if n in self._params}
+
+    def stage_stats(self) -> list[StageStats]:
+        stages = [StageStats(name="next", tasks=self._batches, busy_seconds=self._busy)]
+        if self._told_end:
+            again = StageStats(name="restart", tasks=self._restarts, busy_seconds=self._restarting)
+            stages.append(again)
+        self._batches = self._restarts = 0
+        self._busy = self._restarting = 0.0
+        return stages
+
+    def failed(self) -> tuple[int, list[FailedClip]]:
+        """None: a loader of somebody else's raises, or hides, what fails in it."""
+        return 0, []
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._iterator = None  # a DataLoader ends its workers with its iterator
+            self._stack.close()
+            self._iterable = ()
+
+    def versions(self) -> dict[str, str]:
+        found = {}
+        for name in _PACKAGES:
+            version = getattr(sys.modules.get(name), "__version__", None)
+            if version is not None:
+                found[name] = str(version)
+        return found
+
+
+def _described(value: object) -> str:
+    return "nothing (None)" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,99 @@
+"""The target's entry point: settings and the checks that need no loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from autotune.targets.base import BuildContext, Loader, OpenParams, Target
+from autotune.trial import Params as ParamValues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Settings(BaseModel):
+    """What an experiment says about the function, besides its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: str = Field(min_length=1)
+    """``module:function``. It takes the parameters as keyword arguments and returns an iterable
+    of batches; ``data_dir``, ``seed``, ``rank`` and ``world_size`` are passed if it names them."""
+    working_dir: str | None = None
+    """Working directory of the loader, and the first place where the module is looked for."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments, the same in every trial."""
+    count: str | tuple[int, int] | None = None
+    """``module:function`` of a batch that returns (samples, frames), or the two numbers where
+    every batch holds as many; None: by shape (see `counting`)."""
+    frames_per_sample: int | None = Field(None, ge=1)
+    """Where the shapes do not tell it."""
+
+    @field_validator("count")
+    @classmethod
+    def _positive(cls, value: str | tuple[int, int] | None) -> str | tuple[int, int] | None:
+        if isinstance(value, tuple) and (value[0] < 1 or value[1] < 0):
+            raise ValueError(
+                f"{list(value)} is not accepted. Accepted: [samples, frames] of a batch, at least "
+                "1 and 0, or module:function"
+            )
+        return value
+
+
+class PythonTarget(Target):
+    """``module:function`` -> an iterable of batches."""
+
+    name: ClassVar[str] = "python"
+    needs_data: ClassVar[bool] = False
+    Params: ClassVar[type[BaseModel]] = OpenParams
+    Settings: ClassVar[type[BaseModel]] = Settings
+    folders: ClassVar[tuple[str, ...]] = ("working_dir",)
+
+    def environment(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, str]:
+        return {}
+
+    def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing of its own; but what cannot be called is told here, before the first trial."""
+        checked = Settings.model_validate(dict(settings))
+        callables(checked, params, {})
+        return {}
+
+    def build(self, context: BuildContext) -> Loader:
+        from autotune.targets.python.loader import PythonLoader
+
+        spec = context.spec
+        settings = Settings.model_validate(spec.settings)
+        offered = {
+            "data_dir": spec.data_dir,
+            "seed": spec.seed,
+            "rank": context.rank,
+            "world_size": context.world_size,
+        }
+        call, count = callables(settings, spec.params, offered)
+        return PythonLoader(context, settings, call, count)
+
+
+def callables(
+    settings: Settings, params: ParamValues, offered: Mapping[str, Any]
+) -> tuple[Callable[[], Any], Callable[[Any], Any] | None]:
+    """The user's function with its arguments, and their function that counts a batch.
+
+    Raises:
+        InputError: if either cannot be found, or the first not be called with these.
+    """
+    import functools
+
+    from autotune.targets.python.functions import arguments_for, enter, find_function
+
+    enter(settings.working_dir)
+    function = find_function(settings.function, "target.function")
+    offered = offered or dict.fromkeys(("data_dir", "seed", "rank", "world_size"))
+    given = {**settings.arguments, **params}
+    arguments = arguments_for(function, given, offered, settings.function)
+    count = None
+    if isinstance(settings.count, str):
+        count = find_function(settings.count, "target.count")
+    return functools.partial(function, **arguments), count
