@@ -1,4 +1,9 @@
-"""How much a study may still do: trials, time, patience. Totals over all its launches."""
+"""How much a study may still do: trials, time, patience. Totals over all its launches.
+
+The time budget holds everything: the noise floor, the search, looks at the baseline in between,
+and verification. For that, time is kept back while the study searches: the most runs that it may
+take, at what a run has taken lately.
+"""
 
 from __future__ import annotations
 
@@ -49,16 +54,37 @@ class BudgetClock:
         return None if self.seconds is None else max(0.0, self.seconds - self.elapsed)
 
     @property
-    def trial_seconds(self) -> float | None:
-        """What a trial takes, as the mean of the last ten; None before the first."""
+    def run_seconds(self) -> float | None:
+        """What a measurement takes, as the mean of the last ten; None before the first."""
         recent = self._durations[-10:]
         return sum(recent) / len(recent) if recent else None
+
+    def took(self, duration: float) -> None:
+        """Note the seconds of a measurement that is no trial of its own."""
+        self._durations.append(duration)
+
+    def fits(self, runs: int = 1, reserved_runs: int = 0) -> bool:
+        """Whether so many measurements of the usual length are expected to end in time, with the
+        time for ``reserved_runs`` later ones kept back."""
+        if self.seconds is None:
+            return True
+        needed = self._expected(runs) + self.kept_back(reserved_runs)
+        return self.elapsed < self.seconds and self.elapsed + needed <= self.seconds
+
+    def kept_back(self, runs: int) -> float:
+        """Seconds to keep for ``runs`` later measurements: what they take at the usual length, but
+        at most half of the whole budget, so that a short one still searches."""
+        expected = self._expected(runs)
+        return expected if self.seconds is None else min(expected, self.seconds / 2)
+
+    def _expected(self, runs: int) -> float:
+        return (self.run_seconds or 0.0) * runs
 
     def count(self, value: float | None, duration: float | None = None) -> None:
         """Note a trial's end: its figure (None for a failure) and its seconds."""
         self.used_trials += 1
         if duration is not None:
-            self._durations.append(duration)
+            self.took(duration)
         if value is not None and (self.best is None or value > self.best):
             self.best = value
             self.since_best = 0
@@ -68,26 +94,26 @@ class BudgetClock:
     def exhausted(self, reserved_runs: int = 0, in_flight: int = 0) -> str | None:
         """Why no further trial may start beside ``in_flight`` others; None if one may.
 
-        ``reserved_runs`` measurements are kept back for verification, and another trial starts
-        only if it is expected to end before they must begin.
+        Time for ``reserved_runs`` measurements is kept back for verification (`kept_back`), and
+        another trial starts only if it is expected to end before they must begin.
         """
         if self.trials is not None and self.used_trials + in_flight >= self.trials:
             return f"the budget of {self.trials} trials is used"
         if self.patience is not None and self.since_best >= self.patience:
             return f"no better configuration in {self.patience} trials"
         if self.seconds is not None:
-            expected = (self.trial_seconds or 0.0) * (reserved_runs + 1)
+            expected = self._expected(1) + self.kept_back(reserved_runs)
             if self.elapsed + expected >= self.seconds:
                 return f"the budget of {self.seconds / 3600:.4g} h is used"
         return None
 
     def time_left(self, reserved_runs: int = 0, searching: bool = True) -> float | None:
         """Expected seconds until the study ends, verification included; None if unknown."""
-        per_trial = self.trial_seconds
+        per_run = self.run_seconds
         estimates = []
-        if per_trial is not None and (self.trials is not None or not searching):
+        if per_run is not None and (self.trials is not None or not searching):
             trials = max(0, (self.trials or 0) - self.used_trials) if searching else 0
-            estimates.append((trials + reserved_runs) * per_trial)
+            estimates.append((trials + reserved_runs) * per_run)
         if self.remaining is not None:
             estimates.append(self.remaining)
         return min(estimates) if estimates else None

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune import machine
 from autotune.budget import BudgetClock
+from autotune.ceilings import measure_ceilings
 from autotune.config import Experiment, Plan, difference, identity, resolve
+from autotune.constraints import broken_limits, figure_limits
 from autotune.exceptions import AutotuneError, InputError, StudyConflict, UnsupportedError
 from autotune.executors.base import Executor
+from autotune.ignored import ignored_warnings
 from autotune.metadata import fingerprint_difference
+from autotune.narrowing import narrowed
+from autotune.noise import NoiseFloor, measure_noise_floor
 from autotune.observer import StudyObserver
 from autotune.plugins import load_executor
 from autotune.samplers import Proposer, choose
+from autotune.search import Search
+from autotune.search_space import SearchSpace
 from autotune.storage import Database, StudyRecord, TrialRecord
-from autotune.study import LEASE_SECONDS, State, StopSignal, StudyRun, broken_limits, figure_limits
-from autotune.trial import NodeInfo, Params, ProbeRequest
-from autotune.verification import verification_runs, verify_study
+from autotune.storage.connection import PATIENT
+from autotune.storage.leases import LEASE_SECONDS, Heartbeat
+from autotune.study import Ending, State, StopSignal, StudyRun
+from autotune.trial import NodeInfo, ProbeRequest
+from autotune.verification import verify_study
 from autotune.warm_start import configurations_from
 from autotune.workloads import workload_baselines
 
 if TYPE_CHECKING:
     import optuna
-
-FIXED_TRIAL_SECONDS = 3.0
-"""What a trial takes besides measuring, for an estimate before the first one: imports, first
-batch, warm-up and clean-up on two cores. Shown as an expectation only, never recorded."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,6 @@ class LaunchOutcome:
     record: StudyRecord
     state: State
     reason: str
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a launch would do."""
-
-    plan: Plan
-    sampler: str
-    space_size: int | None
-    """Distinct configurations; None for a continuous space."""
-    searched: list[str]
-    first_trials: list[tuple[str, Params]]
-    """(origin, configuration) of the first trials. Those of a sampler that learns are what it
-    would propose before it has learnt anything."""
-    expected_seconds: float | None
-    verification_runs: int
 
 
 def launch_experiment(
@@ -88,7 +75,7 @@ def launch_experiment(
     plan = resolve(experiment)
     observer = observer or StudyObserver()
     signal = signal or StopSignal()
-    database = Database.open(storage)
+    database = Database.open(storage, retry=PATIENT)
     try:
         if experiment.enqueue_from is not None:  # a mistake in it is told before anything starts
             configurations_from(database, experiment.enqueue_from, plan.searched)
@@ -106,53 +93,6 @@ def launch_experiment(
         database.close()
 
 
-def dry_run(experiment: Experiment, first: int = 8, storage: str | None = None) -> DryRun:
-    """What `launch_experiment` would do, without measuring, probing or writing anything.
-
-    Constraints are checked with this machine's names. ``storage`` is read only for
-    ``enqueue_from``.
-    """
-    import optuna
-
-    plan = resolve(experiment)
-    names = machine.names()
-    kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    proposer = Proposer(study, plan.searched, names, kind, experiment.seed)
-    _enqueue(proposer, plan)
-    if experiment.enqueue_from is not None and storage is not None:
-        with Database.open(storage, create=False) as database:
-            _enqueue_from(proposer, plan, database)
-    trials: list[tuple[str, Params]] = []
-    limit = first if experiment.budget.trials is None else min(first, experiment.budget.trials)
-    while len(trials) < limit and (proposal := proposer.next()) is not None:
-        trials.append((proposal.origin, proposal.params))
-    runs = verification_runs(experiment.verification)
-    return DryRun(
-        plan=plan,
-        sampler=kind,
-        space_size=plan.searched.size(),
-        searched=plan.searched.searched,
-        first_trials=trials,
-        expected_seconds=_expected_seconds(plan, runs),
-        verification_runs=runs,
-    )
-
-
-def _expected_seconds(plan: Plan, runs: int) -> float | None:
-    """From the measuring times asked for: between the shortest and the longest of them."""
-    experiment = plan.experiment
-    measuring = math.sqrt(experiment.measurement.min_seconds * experiment.measurement.max_seconds)
-    per_run = measuring + FIXED_TRIAL_SECONDS
-    size = plan.searched.size()
-    limits = [n for n in (experiment.budget.trials, size) if n is not None]
-    estimates = [(min(limits) + runs) * per_run] if limits else []
-    if experiment.budget.hours is not None:
-        estimates.append(experiment.budget.hours * 3600)
-    return min(estimates) if estimates else None
-
-
 def _make_executor(experiment: Experiment, observer: StudyObserver) -> Executor:
     settings = experiment.executor
     return load_executor(settings.kind).create(
@@ -165,7 +105,7 @@ def _make_executor(experiment: Experiment, observer: StudyObserver) -> Executor:
 def _budget_left(plan: Plan, database: Database, record: StudyRecord) -> bool:
     """Whether a finished study may go on, because its budget was raised."""
     budget = plan.experiment.budget
-    trials = [t for t in database.trials(record.id) if t.state in ("COMPLETE", "FAIL")]
+    trials = [t for t in database.trials(record.id) if t.state in ("COMPLETE", "PRUNED", "FAIL")]
     more_trials = budget.trials is None or len(trials) < budget.trials
     more_time = budget.hours is None or record.elapsed_seconds < budget.hours * 3600
     unchanged = Experiment.from_dict(record.experiment).budget == budget
@@ -182,14 +122,15 @@ def _refuse_changed(record: StudyRecord, fixed: dict[str, object]) -> None:
         )
 
 
-def _enqueue(proposer: Proposer, plan: Plan) -> None:
+def enqueue(proposer: Proposer, plan: Plan) -> None:
+    """Put first what is measured in any case: the baselines, then what the experiment names."""
     for params in workload_baselines(plan.searched, plan.baseline):
         proposer.enqueue(params, "baseline")
     for params in plan.enqueued:
         proposer.enqueue(params, "enqueued")
 
 
-def _enqueue_from(proposer: Proposer, plan: Plan, database: Database) -> list[str]:
+def enqueue_from(proposer: Proposer, plan: Plan, database: Database) -> list[str]:
     """Enqueue the best of the study that the experiment names; returns notes for the user."""
     if plan.experiment.enqueue_from is None:
         return []
@@ -220,6 +161,8 @@ def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInf
             data_dir=None if plan.data_dir is None else str(plan.data_dir),
             cache_dir=str(cache_dir()),
             seed=plan.experiment.seed,
+            page_cache=plan.experiment.measurement.page_cache,
+            max_seconds=plan.experiment.measurement.max_seconds,
         )
     )
     for node in nodes:
@@ -228,6 +171,11 @@ def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInf
             kind = InputError if node.error_kind == "input" else UnsupportedError
             raise kind(f"{where}{node.error}")
     return nodes
+
+
+def _space_of(record: StudyRecord | None) -> SearchSpace | None:
+    """The space that an existing study was begun with."""
+    return None if record is None else SearchSpace.from_dict(record.space, f"study {record.name!r}")
 
 
 class _Launch:
@@ -249,27 +197,32 @@ class _Launch:
         self._observer = observer
         self._signal = signal
         self._owner = uuid.uuid4().hex
+        self._heartbeat: Heartbeat | None = None
 
     def run(self, existing: StudyRecord | None) -> LaunchOutcome:
-        """Probe, open, search, verify; whatever happens, the study's state is saved."""
+        """Probe, open, go through the phases; whatever happens, the study's state is saved."""
         record = existing
         run: StudyRun | None = None
         state: State = "failed"
         reason = ""
         if record is not None:
             # Before anything is started: a second driver is told at once.
-            self._database.acquire_lease(record.id, self._owner, ttl=LEASE_SECONDS)
+            self._acquire(record)
         study_uuid = record.uuid if record is not None else uuid.uuid4().hex
         try:
             nodes = self._probe(study_uuid)
+            plan, left_out = narrowed(self._plan, nodes, _space_of(record))
             if record is None:
-                record = self._create(study_uuid, nodes[0])
-                self._database.acquire_lease(record.id, self._owner, ttl=LEASE_SECONDS)
+                record = self._create(study_uuid, nodes[0], plan.searched)
+                self._acquire(record)
             else:
                 self._refuse_other_machine(record, nodes[0])
                 self._database.update_experiment(record.id, self._plan.experiment.to_dict())
                 self._database.clear_requests(record.id)
-            run = self._prepare(record, nodes, resumed=existing is not None)
+            self._plan = plan
+            for text in left_out:
+                self._observer.note(text)
+            run, search = self._prepare(record, nodes, resumed=existing is not None)
             self._database.set_state(record.id, "running", "")
             self._observer.study_started(
                 self._name,
@@ -278,7 +231,10 @@ class _Launch:
                 self._plan.searched.searched,
                 run.sampler_kind,
             )
-            state, reason = run.search() or verify_study(run)
+            for phase in _phases(run, search):
+                if (ending := phase()) is not None:
+                    state, reason = ending
+                    break
         except AutotuneError as error:
             reason = str(error)
             raise
@@ -286,10 +242,18 @@ class _Launch:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
             if record is not None:
                 self._save(record, run, state, reason)
             self._observer.study_finished(state, reason)
         return LaunchOutcome(self._database.get_study(self._name), state, reason)
+
+    def _acquire(self, record: StudyRecord) -> None:
+        """Become the study's driver, and stay it while this launch lasts."""
+        self._database.acquire_lease(record.id, self._owner, patience=LEASE_SECONDS)
+        self._heartbeat = Heartbeat(self._database, record.id, self._owner)
+        self._heartbeat.start()
 
     def _save(self, record: StudyRecord, run: StudyRun | None, state: State, reason: str) -> None:
         if run is not None:
@@ -321,7 +285,7 @@ class _Launch:
                 )
         return nodes
 
-    def _create(self, study_uuid: str, node: NodeInfo) -> StudyRecord:
+    def _create(self, study_uuid: str, node: NodeInfo, searched: SearchSpace) -> StudyRecord:
         plan = self._plan
         return self._database.create_study(
             self._name,
@@ -329,7 +293,7 @@ class _Launch:
             target=plan.experiment.target.name,
             experiment=plan.experiment.to_dict(),
             identity=identity(plan),
-            space=plan.searched.to_dict(),
+            space=searched.to_dict(),
             baseline=plan.baseline,
             dataset_samples=node.num_samples,
             machine=node.fingerprint.machine,
@@ -351,7 +315,9 @@ class _Launch:
                 "what differs:\n  " + "\n  ".join(lines) + "\nUse another --study-name."
             )
 
-    def _prepare(self, record: StudyRecord, nodes: list[NodeInfo], resumed: bool) -> StudyRun:
+    def _prepare(
+        self, record: StudyRecord, nodes: list[NodeInfo], resumed: bool
+    ) -> tuple[StudyRun, Search]:
         """Everything between an open study and its first trial."""
         import optuna
 
@@ -387,24 +353,50 @@ class _Launch:
                 patience=experiment.budget.patience,
                 used_seconds=record.elapsed_seconds,
             ),
-            proposer=Proposer(
-                study,
-                plan.searched,
-                nodes[0].names,
-                kind,
-                experiment.seed,
-                figure_constraints=figure_limits(plan),
-            ),
             owner=self._owner,
+            noise=NoiseFloor.of(record),
         )
-        _restore(run, done)
-        _enqueue(run.proposer, plan)
-        for text in _enqueue_from(run.proposer, plan, self._database):
+        proposer = Proposer(
+            study,
+            plan.searched,
+            nodes[0].names,
+            kind,
+            experiment.seed,
+            figure_constraints=figure_limits(plan),
+        )
+        search = Search(run, proposer)
+        _restore(search, done)
+        enqueue(proposer, plan)
+        for text in enqueue_from(proposer, plan, self._database):
             self._observer.note(text)
-        return run
+        return run, search
 
 
-def _restore(run: StudyRun, done: Iterable[TrialRecord]) -> None:
+def _phases(run: StudyRun, search: Search) -> list[Callable[[], Ending | None]]:
+    """What a launch does, in this order; the first that gives an ending ends it. Each takes over
+    what earlier launches measured."""
+    return [
+        search.baseline,
+        lambda: measure_noise_floor(run),
+        lambda: measure_ceilings(run),
+        search.trials,  # the baseline is looked at again in between
+        lambda: _warn_of_ignored(run),
+        lambda: verify_study(run),
+    ]
+
+
+def _warn_of_ignored(run: StudyRun) -> None:
+    """Tell which parameters the measured program may not read at all."""
+    measured = [
+        (trial.params, trial.samples_per_second)
+        for trial in run.database.trials(run.record.id)
+        if trial.samples_per_second is not None and not trial.stopped_early
+    ]
+    for text in ignored_warnings(run.nodes, run.plan.searched.searched, measured):
+        run.observer.note(text)
+
+
+def _restore(search: Search, done: Iterable[TrialRecord]) -> None:
     """Take over what earlier launches measured.
 
     A trial that an infrastructure fault ended, or a driver that died, taught nothing: it counts
@@ -414,10 +406,13 @@ def _restore(run: StudyRun, done: Iterable[TrialRecord]) -> None:
         if trial.failure is not None and trial.failure.kind == "infrastructure":
             continue
         rate = trial.samples_per_second
-        run.proposer.remember(trial.number, trial.params, rate)
-        run.clock.count(rate if trial.feasible else None)
+        search.proposer.remember(trial.number, trial.params, rate)
+        stopped = trial.stopped_early
+        search.run.clock.count(rate if trial.feasible and not stopped else None)
         if rate is not None:
-            run.note_rate(trial.number, trial.params, rate, trial.feasible)
+            search.successes += 1
+        if rate is not None and not stopped:
+            search.run.note_rate(trial.number, trial.params, rate, trial.feasible)
 
 
 def _clear_optuna_running(study: optuna.Study) -> None:

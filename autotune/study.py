@@ -1,7 +1,9 @@
-"""The study loop: propose, measure, record, tell.
+"""One launch of a study: what its phases share. One measurement, recorded, is its only verb.
 
 The driver is the only writer of results. Everything a measurement gave is in the database
 before Optuna hears of it, so a driver killed at any point loses at most what was in flight.
+
+    launching -> noise floor -> search (drift in between) -> verification     each drives a StudyRun
 """
 
 from __future__ import annotations
@@ -9,33 +11,50 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.budget import BudgetClock
 from autotune.config import Plan
-from autotune.executors.base import Executor, Job
+from autotune.executors.base import Executor
+from autotune.incumbents import Incumbents
 from autotune.observer import StudyObserver, StudyProgress
-from autotune.samplers import Proposal, Proposer
+from autotune.repeats import Attempts, disturbance, half_width
 from autotune.stats import published_interval
 from autotune.storage import Database, StudyRecord
-from autotune.storage.records import MeasurementRecord, Role
-from autotune.trial import Failure, Measurement, NodeInfo, Params, TrialResult, TrialSpec
+from autotune.storage.leases import RENEW_SECONDS
+from autotune.storage.records import Role
+from autotune.trial import (
+    Incumbent,
+    Measurement,
+    NodeInfo,
+    Params,
+    TrialResult,
+    TrialSpec,
+)
 from autotune.verification import verification_runs
 
-LEASE_SECONDS = 30.0
+if TYPE_CHECKING:
+    from autotune.ceilings import Ceilings
+    from autotune.noise import NoiseFloor
+    from autotune.workloads import Workload
+
+PHASES: dict[Role, str] = {
+    "noise": "noise floor",
+    "drift": "drift check",
+    "ceiling": "ceilings",
+    "selection": "verification",
+    "verification": "verification",
+}
+"""What a study does while it measures for a purpose, as shown; else it searches."""
+
 POLL_SECONDS = 0.2
 STOP_POLL_SECONDS = 1.0
-MAX_INFRASTRUCTURE_RETRIES = 2
-
-GIVE_UP_AFTER = 5
-"""So many failures before the first success end the study: the machine fails, not the trials."""
-
-HOPELESS = ("data", "unsupported", "start_up")
-"""A baseline that fails like this fails for every configuration."""
 
 State = Literal["finished", "stopped", "interrupted", "failed"]
+
+Ending = tuple[State, str]
+"""The state that a study ends in, and why."""
 
 
 class StopSignal:
@@ -64,17 +83,8 @@ class StopSignal:
 
 
 @dataclass
-class _Running:
-    """A measurement in flight."""
-
-    proposal: Proposal
-    job: Job
-    attempts: int
-
-
-@dataclass
 class StudyRun:
-    """One launch of a study, from an open database to the last recorded figure."""
+    """An open study, its executor and its budget, from the first measurement to the last."""
 
     plan: Plan
     database: Database
@@ -85,69 +95,42 @@ class StudyRun:
     observer: StudyObserver
     signal: StopSignal
     clock: BudgetClock
-    proposer: Proposer
-    running: dict[str, _Running] = field(default_factory=dict)
+    owner: str = ""
+    ceilings: Ceilings | None = None
+    """What no configuration can exceed, once it was measured."""
+    noise: NoiseFloor | None = None
+    """What differs between runs of one configuration, once it was measured."""
     best: tuple[int, Params, float] | None = None
     baseline_rate: float | None = None
-    failures_in_a_row: int = 0
-    successes: int = 0
-    verification_left: int = 0
-    """Measurements that verification still needs."""
+    workloads: set[Workload] = field(default_factory=set)
+    """Those that have a figure: each will be verified."""
+    incumbents: Incumbents = field(init=False)
+    """What the trials to come have to beat."""
     searching: bool = True
-    last_failure: Failure | None = None
-    hopeless: str = ""
-    owner: str = ""
+    verification_left: int = 0
+    """Measurements that verification may still need, once the search is over."""
     _saved_elapsed: float = 0.0
     _renewed: float = -math.inf
     _asked: float = -math.inf
     _stopped: bool = False
 
     def __post_init__(self) -> None:
-        self.verification_left = verification_runs(self.plan.experiment.verification)
+        self.incumbents = Incumbents(self.plan.space)
 
-    # ------------------------------------------------------------------ search
+    @property
+    def reserved_runs(self) -> int:
+        """Measurements to keep time for: at most so many does verification need."""
+        if not self.searching:
+            return self.verification_left
+        settings = self.plan.experiment.verification
+        return verification_runs(settings) * max(1, len(self.workloads))
 
-    def search(self) -> tuple[State, str] | None:
-        """Run trials until the budget is used (None), or until the study must end."""
-        while True:
-            self.keep_alive()
-            ending = self.asked_to_end() or self._failing()
-            if ending is not None and not self.running:
-                return ending
-            if self.signal.now:
-                for running in self.running.values():
-                    running.job.stop()
-            if ending is None and len(self.running) < self.executor.slots:
-                spent = self.clock.exhausted(self.verification_left, len(self.running))
-                if spent is None:
-                    proposal = self.proposer.next()
-                    if proposal is not None:
-                        self._start(proposal)
-                        continue
-                    spent = "every valid configuration was measured"
-                if not self.running:
-                    self.searching = False
-                    self.observer.note(f"Search ended: {spent}.")
-                    return None
-            self._collect()
-
-    def asked_to_end(self) -> tuple[State, str] | None:
+    def asked_to_end(self) -> Ending | None:
         """The state and the reason where the user asked for an end, here or elsewhere."""
         if self.signal.requested:
             return "interrupted", "interrupted by the user"
         if self._stop_requested():
             return "stopped", "stopped by `autotune stop`"
-        return None
-
-    def _failing(self) -> tuple[State, str] | None:
-        if self.hopeless:
-            return "failed", self.hopeless
-        if self.successes == 0 and self.failures_in_a_row >= GIVE_UP_AFTER:
-            assert self.last_failure is not None
-            return "failed", (
-                f"the first {self.failures_in_a_row} trials all failed, the last with "
-                f"{_describe(self.last_failure)}"
-            )
         return None
 
     def _stop_requested(self) -> bool:
@@ -158,109 +141,21 @@ class StudyRun:
             self._stopped = self.database.stop_requested(self.record.id)
         return self._stopped
 
-    def _start(self, proposal: Proposal, attempts: int = 0) -> None:
-        if attempts == 0:
-            broken = self.plan.space.violations(proposal.params, self.nodes[0].names)
-            warnings = [f"violates a constraint: {text}" for text in broken]
-            for text in warnings:
-                self.observer.note(f"Trial {proposal.number} ({proposal.origin}) {text}")
-            self.database.start_trial(
-                self.record.id,
-                proposal.number,
-                proposal.params,
-                origin=proposal.origin,
-                warnings=warnings,
-            )
-        spec = self.specification(proposal.params)
-        self.observer.measurement_started(
-            spec.uuid, f"trial {proposal.number}", proposal.params, self.progress()
-        )
-        job = self.executor.submit(spec)
-        self.running[spec.uuid] = _Running(proposal, job, attempts)
-
-    def _collect(self) -> None:
-        """Wait a little for a measurement to end; record and tell it."""
-        for key, running in list(self.running.items()):
-            try:
-                result = running.job.result(timeout=POLL_SECONDS / max(1, len(self.running)))
-            except TimeoutError:
-                continue
-            del self.running[key]
-            self._finish(running, result)
-
-    def _finish(self, running: _Running, result: TrialResult) -> None:
-        proposal = running.proposal
-        role: Role = "baseline" if proposal.origin == "baseline" else "search"
-        self.record_result(result, proposal.number, role)
-        failure = result.failure
-        retry = (
-            failure is not None
-            and failure.kind == "infrastructure"
-            and running.attempts < MAX_INFRASTRUCTURE_RETRIES
-            and not self.signal.requested
-        )
-        if retry:
-            assert failure is not None
-            self.observer.note(f"Trial {proposal.number} is run again: {failure.cause}")
-            self._start(proposal, running.attempts + 1)
-            return
-        label = f"trial {proposal.number}"
-        if result.state == "finished" and result.measurement is not None:
-            interval = self._complete(proposal, result.measurement, result.wall_seconds)
-        else:
-            interval = None
-            self._fail(proposal, result)
-        self.observer.measurement_finished(
-            result.uuid, label, proposal.params, result, interval, self.progress()
-        )
-
-    def _complete(
-        self, proposal: Proposal, measurement: Measurement, wall_seconds: float
-    ) -> tuple[float, float]:
-        rate = measurement.samples_per_second
-        figures = {
-            "cpu_percent": measurement.resources.cpu_percent,
-            "host_memory_gib": measurement.resources.rss_gib,
-            "gpu_memory_gib": measurement.resources.gpu_memory_gib,
-            "time_to_first_batch": measurement.time_to_first_batch,
-        }
-        violated = excesses(self.plan, figures)
-        broken = [text for text, excess in violated.items() if excess > 0]
-        self.database.finish_trial(self.record.id, proposal.number, "COMPLETE", violated=broken)
-        self.proposer.tell(proposal, rate, violated)
-        self.failures_in_a_row = 0
-        self.clock.count(None if broken else rate, wall_seconds)
-        self.note_rate(proposal.number, proposal.params, rate, feasible=not broken)
-        return self.interval(measurement)
-
     def note_rate(self, number: int, params: Params, rate: float, feasible: bool) -> None:
         """Keep the baseline's and the best figure, for the progress shown."""
-        self.successes += 1
+        self.workloads.add(self.plan.space.workload_key(params))
         if number == 0:
             self.baseline_rate = rate
+        if feasible:
+            self.incumbents.note(params, rate)
         if feasible and (self.best is None or rate > self.best[2]):
             self.best = (number, params, rate)
 
-    def _fail(self, proposal: Proposal, result: TrialResult) -> None:
-        if result.state == "stopped":
-            failure = Failure(kind="infrastructure", cause="stopped before it was measured")
-        else:
-            failure = result.failure or Failure(kind="infrastructure", cause="no result")
-        self.database.finish_trial(self.record.id, proposal.number, "FAIL", failure=failure)
-        self.last_failure = failure
-        if failure.kind == "infrastructure":
-            # Not the configuration's fault: Optuna learns nothing and may propose it again.
-            self.proposer.tell_infrastructure(proposal)
-            if result.state == "stopped":
-                return
-        else:
-            self.proposer.tell(proposal, None)
-        self.clock.count(None, result.wall_seconds)
-        self.failures_in_a_row += 1
-        if proposal.number == 0 and failure.kind in HOPELESS:
-            self.hopeless = f"the baseline failed: {_describe(failure)}"
-
-    # ------------------------------------------------------------------ shared with verification
+    def incumbent(self, params: Params) -> Incumbent | None:
+        """What a trial of ``params`` is stopped early against; None where it is not to be."""
+        if not self.plan.experiment.measurement.early_stopping:
+            return None
+        return self.incumbents.facing(params, *self.database.between_run_sd(self.record.id))
 
     def specification(self, params: Params) -> TrialSpec:
         """The measurement of one configuration, as every run of this study makes it."""
@@ -270,8 +165,38 @@ class StudyRun:
         self, params: Params, number: int, label: str, role: Role, **where: Any
     ) -> TrialResult:
         """Run one measurement outside the search, and record it. Waits; heeds the stop signal."""
-        spec = self.specification(params)
-        self.observer.measurement_started(spec.uuid, label, params, self.progress(label))
+        return self.measure_as(self.specification(params), number, label, role, **where)
+
+    def measure_as(
+        self, spec: TrialSpec, number: int, label: str, role: Role, **where: Any
+    ) -> TrialResult:
+        """The same for a measurement that is not made as those of the search are.
+
+        One that was disturbed is repeated; the result is that of the least disturbed one.
+        """
+        made = self.attempts()
+        while made.add(self._measured(spec, number, label, role, attempt=made.number, **where)):
+            if self.signal.requested:
+                break
+            self.observer.note(f"{label} is measured again: {disturbance(made.results[-1])}")
+            spec = spec.model_copy(update={"uuid": uuid.uuid4().hex})
+        return self.settle(made)
+
+    def attempts(self) -> Attempts:
+        """To collect the measurements of one figure in."""
+        return Attempts(self.plan.experiment.measurement.repeats)
+
+    def settle(self, made: Attempts) -> TrialResult:
+        """Keep one of several measurements of the same thing; the others are superseded."""
+        self.database.supersede(made.superseded)
+        return made.kept
+
+    def _measured(
+        self, spec: TrialSpec, number: int, label: str, role: Role, **where: Any
+    ) -> TrialResult:
+        params = spec.params
+        phase = PHASES.get(role, "search")
+        self.observer.measurement_started(spec.uuid, label, params, self.progress(phase))
         job = self.executor.submit(spec)
         while True:
             self.keep_alive()
@@ -282,19 +207,19 @@ class StudyRun:
             except TimeoutError:
                 continue
             break
-        self.verification_left = max(0, self.verification_left - 1)
+        self.clock.took(result.wall_seconds)
         self.record_result(result, number, role, **where)
         interval = None if result.measurement is None else self.interval(result.measurement)
         self.observer.measurement_finished(
-            result.uuid, label, params, result, interval, self.progress(label)
+            result.uuid, label, params, result, interval, self.progress(phase)
         )
         return result
 
     def interval(self, measurement: Measurement) -> tuple[float, float]:
         """The 95 % interval of one run's rate, with what differs between runs in it."""
-        half = (measurement.within_high - measurement.within_low) / 2
+        half = half_width(measurement)
         return published_interval(
-            [measurement.samples_per_second], [half], *self.database.between_run_sd(self.record.id)
+            [measurement.samples_per_second], [half], *self.database.run_spread(self.record.id)
         )
 
     def record_result(self, result: TrialResult, number: int, role: Role, **where: Any) -> None:
@@ -313,7 +238,7 @@ class StudyRun:
     def keep_alive(self) -> None:
         """Renew the lease and save the time used, now and then."""
         moment = self.clock.now()
-        if moment - self._renewed < LEASE_SECONDS / 6:
+        if moment - self._renewed < RENEW_SECONDS:
             return
         self._renewed = moment
         self.database.renew_lease(self.record.id, self.owner)
@@ -333,7 +258,7 @@ class StudyRun:
             trials_done=self.clock.used_trials,
             trials_total=self.plan.experiment.budget.trials,
             elapsed=self.clock.elapsed,
-            time_left=self.clock.time_left(self.verification_left, self.searching),
+            time_left=self.clock.time_left(self.reserved_runs, self.searching),
             best_number=number,
             best_params=params,
             best_rate=rate,
@@ -341,49 +266,6 @@ class StudyRun:
             num_samples=self.nodes[0].num_samples,
             phase=phase,
         )
-
-
-def _describe(failure: Failure) -> str:
-    return f"{failure.kind}: {failure.cause}. {failure.advice}".strip()
-
-
-def figure_limits(plan: Plan) -> dict[str, tuple[str, float, int]]:
-    """The experiment's constraints on recorded figures.
-
-    Returns:
-        by readable text (``cpu_percent <= 40``): the figure, its limit, and 1 for an upper
-        limit or -1 for a lower one.
-    """
-    limits: dict[str, tuple[str, float, int]] = {}
-    for name, limit in plan.experiment.constraints.items():
-        if limit.max is not None:
-            limits[f"{name} <= {limit.max:g}"] = (name, limit.max, 1)
-        if limit.min is not None:
-            limits[f"{name} >= {limit.min:g}"] = (name, limit.min, -1)
-    return limits
-
-
-def excesses(plan: Plan, figures: Mapping[str, float | None]) -> dict[str, float]:
-    """For each constraint on a figure by how much it is exceeded, relative to its limit.
-
-    Negative where it is met; 0 for a figure that this machine does not record.
-    """
-    found: dict[str, float] = {}
-    for text, (name, limit, sign) in figure_limits(plan).items():
-        value = figures[name]
-        found[text] = 0.0 if value is None else sign * (value - limit) / max(abs(limit), 1e-9)
-    return found
-
-
-def broken_limits(plan: Plan, measurement: MeasurementRecord) -> list[str]:
-    """The constraints on figures that a recorded measurement breaks, as readable text."""
-    figures = {
-        "cpu_percent": measurement.cpu_percent,
-        "host_memory_gib": measurement.rss_gib,
-        "gpu_memory_gib": measurement.gpu_memory_gib,
-        "time_to_first_batch": measurement.time_to_first_batch,
-    }
-    return [text for text, excess in excesses(plan, figures).items() if excess > 0]
 
 
 def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> TrialSpec:
@@ -404,6 +286,9 @@ def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> Tri
         consumer=experiment.target.consumer,
         ranks=ranks,
         seed=experiment.seed,
-        measurement=experiment.measurement,
+        # what `auto` means on this node is settled once, for all measurements alike
+        measurement=experiment.measurement.model_copy(
+            update={"page_cache": node.page_cache or experiment.measurement.page_cache}
+        ),
         limits=experiment.limits,
     )

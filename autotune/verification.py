@@ -1,79 +1,59 @@
 """Checks a winner against the baseline in fresh, interleaved runs, before anything is claimed.
 
-The winner is chosen first; its interval comes only from runs made *after* that. Choosing the
-best of several and quoting it from the same runs would overstate it (the winner's curse).
+    finalists --selection blocks, the worse half goes--> winner --verification blocks--> interval
+
+The winner is chosen first; its interval comes only from blocks made *after* that. Choosing the
+best of several and quoting it from the same runs would overstate it (the winner's curse). No
+choice ever looks at a verification block, so those of an earlier launch count.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from autotune.stats import RatioEstimate, ratio_interval
-from autotune.trial import Params
+from autotune.blocks import Blocks, Broken
+from autotune.selection import Candidate, select, selection_runs
+from autotune.stats import RatioEstimate
+from autotune.trial import TrialResult
 from autotune.workloads import Workload, baseline_for, describe
 
 if TYPE_CHECKING:
     from autotune.config import Verification
-    from autotune.storage import TrialRecord
-    from autotune.study import State, StudyRun
-
-SELECTION_RUNS = 2
-"""Fresh runs a finalist gets before the winner is chosen among several."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trial that may be the winner of its workload, and the baseline it has to beat."""
-
-    number: int
-    params: Params
-    rate: float
-    baseline: Params
-    workload: str
+    from autotune.storage import MeasurementRecord, TrialRecord
+    from autotune.study import Ending, StudyRun
 
 
 def verification_runs(settings: Verification) -> int:
-    """How many measurements the verification of one workload takes."""
+    """The most measurements that the verification of one workload takes, repeats of failed ones
+    apart: choosing among the finalists, then two runs for each of the blocks allowed."""
     if settings.finalists == 0:
         return 0
-    selection = 0 if settings.finalists == 1 else SELECTION_RUNS * settings.finalists
-    return 2 * settings.blocks + selection
+    return selection_runs(settings.finalists) + 2 * settings.blocks
 
 
-def verify_study(run: StudyRun) -> tuple[State, str]:
+def verify_study(run: StudyRun) -> Ending:
     """Verify the best trial of every workload, the fastest workload first.
 
     Returns:
         the state the study ends in, and why.
     """
-    verification = run.plan.experiment.verification
+    settings = run.plan.experiment.verification
     if run.best is None:
         return "failed", _nothing_to_verify(run)
-    if verification.finalists == 0:
+    if settings.finalists == 0:
         return "finished", "not verified: verification.finalists is 0"
-    done = {(v.trial_number, v.workload) for v in run.database.verifications(run.record.id)}
+    run.searching = False
+    groups = _finalists(run, settings.finalists)
     lines = []
-    for finalists in _finalists(run, verification.finalists):
-        winner = finalists[0]
-        prefix = f"{winner.workload}: " if winner.workload else ""
-        if run.plan.space.canonical(winner.params) == run.plan.space.canonical(winner.baseline):
-            lines.append(f"{prefix}no configuration was faster than the baseline")
-            continue
-        if any((f.number, f.workload) in done for f in finalists):
-            lines.append(f"{prefix}verified before")
-            continue
-        chosen = winner if len(finalists) == 1 else _select(run, finalists)
-        outcome = _verify(run, chosen) if chosen is not None else None
+    for index, finalists in enumerate(groups):
+        run.verification_left = verification_runs(settings) * (len(groups) - index)
+        line = _verify_workload(run, finalists)
         if (ended := run.asked_to_end()) is not None:
             return ended
-        if chosen is None or outcome is None:
-            lines.append(f"{prefix}the winner failed when it was measured again")
-            continue
-        lines.append(f"{prefix}trial {chosen.number} {_verdict(outcome)}")
+        workload = finalists[0].workload
+        lines.append(f"{workload}: {line}" if workload else line)
     return "finished", "; ".join(lines)
 
 
@@ -83,11 +63,6 @@ def _nothing_to_verify(run: StudyRun) -> str:
         return "no trial gave a figure; `autotune trials` names the causes"
     broken = sorted({text for trial in measured for text in trial.violated})
     return f"no trial met the constraints: {', '.join(broken)}; relax them or measure more"
-
-
-def _verdict(outcome: RatioEstimate) -> str:
-    text = f"{outcome.ratio:.2f}x ({outcome.low:.2f} to {outcome.high:.2f})"
-    return f"verified: {text}" if outcome.low > 1 else f"no significant gain: {text}"
 
 
 def _finalists(run: StudyRun, count: int) -> list[list[Candidate]]:
@@ -103,11 +78,12 @@ def _finalists(run: StudyRun, count: int) -> list[list[Candidate]]:
         found.append(
             [
                 Candidate(
-                    trial.number,
-                    trial.params,
-                    trial.samples_per_second or 0.0,
-                    baseline_for(run.plan.space, run.plan.baseline, trial.params),
-                    describe(workload, varied),
+                    number=trial.number,
+                    params=trial.params,
+                    rate=trial.samples_per_second or 0.0,
+                    baseline=baseline_for(run.plan.space, run.plan.baseline, trial.params),
+                    workload=describe(workload, varied),
+                    measured_at=trial.finished_at,
                 )
                 for trial in trials[:count]
             ]
@@ -115,68 +91,146 @@ def _finalists(run: StudyRun, count: int) -> list[list[Candidate]]:
     return sorted(found, key=lambda group: -group[0].rate)
 
 
-def _select(run: StudyRun, finalists: list[Candidate]) -> Candidate | None:
-    """The finalist with the best fresh runs. These runs are not part of any claim."""
-    order = random.Random(f"{run.plan.experiment.seed}:selection")
-    rates: dict[int, list[float]] = defaultdict(list)
-    for block in range(SELECTION_RUNS):
-        shuffled = list(finalists)
-        order.shuffle(shuffled)
-        for candidate in shuffled:
-            if run.asked_to_end() is not None:
-                return None
-            label = f"selection {block + 1}/{SELECTION_RUNS} of trial {candidate.number}"
-            result = run.measure(
-                candidate.params, candidate.number, label, "selection", block=block
-            )
-            if result.measurement is not None:
-                rates[candidate.number].append(result.measurement.samples_per_second)
-    measured = [c for c in finalists if len(rates[c.number]) == SELECTION_RUNS]
-    if not measured:
-        return None
-    return max(measured, key=lambda c: math.fsum(rates[c.number]))
+def _verify_workload(run: StudyRun, finalists: list[Candidate]) -> str:
+    """Choose and verify the winner of one workload; returns what came of it."""
+    canonical = run.plan.space.canonical
+    if canonical(finalists[0].params) == canonical(finalists[0].baseline):
+        return "no configuration was faster than the baseline"
+    finalists = [f for f in finalists if canonical(f.params) != canonical(f.baseline)]
+    if _judged_before(run, finalists):
+        return "verified before"
+    winner = select(run, finalists)
+    if winner is None:
+        return "the finalists failed when they were measured again"
+    before = {v.trial_number: v for v in run.database.verifications(run.record.id)}
+    if winner.number in before:
+        return f"trial {winner.number} was verified before"
+    return _verify(run, winner)
 
 
-def _verify(run: StudyRun, candidate: Candidate) -> RatioEstimate | None:
-    """Candidate and baseline in interleaved fresh blocks, in random order within each.
+def _judged_before(run: StudyRun, finalists: list[Candidate]) -> bool:
+    """Whether one of these finalists was verified when all of them had been measured."""
+    measured = [f.measured_at for f in finalists if f.measured_at is not None]
+    numbers = {f.number for f in finalists}
+    return any(
+        v.trial_number in numbers and all(v.created_at >= moment for moment in measured)
+        for v in run.database.verifications(run.record.id)
+    )
 
-    Returns:
-        the ratio with its interval; None if it could not be measured.
-    """
-    blocks = run.plan.experiment.verification.blocks
-    order = random.Random(f"{run.plan.experiment.seed}:{candidate.number}")
-    rates: dict[str, list[float]] = {"candidate": [], "baseline": []}
-    configurations = {"candidate": candidate.params, "baseline": candidate.baseline}
-    for block in range(blocks):
-        arms = ["candidate", "baseline"]
-        order.shuffle(arms)
-        pair: dict[str, float] = {}
-        for arm in arms:
-            if run.asked_to_end() is not None:
-                return None
-            result = run.measure(
-                configurations[arm],
-                candidate.number,
-                f"block {block + 1}/{blocks} {arm}",
-                "verification",
-                block=block,
-                arm=arm,
-            )
-            if result.measurement is not None:
-                pair[arm] = result.measurement.samples_per_second
-        if len(pair) == 2:
-            for arm, rate in pair.items():
-                rates[arm].append(rate)
-    if len(rates["candidate"]) < max(2, blocks - 1):
-        return None
-    outcome = ratio_interval(rates["candidate"], rates["baseline"])
+
+def _verify(run: StudyRun, winner: Candidate) -> str:
+    """Winner and baseline in interleaved fresh blocks; records and tells the ratio."""
+    settings = run.plan.experiment.verification
+    floor = run.noise.floor if run.noise is not None else 0.0
+    recorded = _recorded_runs(run, winner)
+    blocks = Blocks(
+        arms=("candidate", "baseline"),
+        seed=f"{run.plan.experiment.seed}:{winner.number}",
+        first=settings.first_blocks,
+        most=settings.blocks,
+        half_width=max(settings.half_width, floor),
+        rates=complete_pairs(recorded),
+    )
+    configurations = {"candidate": winner.params, "baseline": winner.baseline}
+
+    def measure(arm: str, block: int) -> TrialResult | None:
+        if run.asked_to_end() is not None:
+            return None
+        run.verification_left = max(0, 2 * (blocks.needed - block))
+        label = f"block {block + 1}/{max(blocks.needed, block + 1)} {arm}"
+        where = {"block": block, "arm": arm}
+        return run.measure(configurations[arm], winner.number, label, "verification", **where)
+
+    failed = Counter(m.block or 0 for m in recorded if m.state == "failed")
+    broken = blocks.measure(measure, lambda: run.clock.fits(2), failed)
+    if run.asked_to_end() is not None:
+        return "not verified: interrupted"  # the next launch goes on with these blocks
+    if broken is not None:
+        return _failed(run, winner, blocks, broken)
+    outcome = blocks.ratio()
+    if outcome is None or len(blocks.rates) < blocks.first:
+        return (
+            f"trial {winner.number} is not verified: the time budget ended after "
+            f"{len(blocks.rates)} of at least {blocks.first} blocks"
+        )
+    _record(run, winner, blocks, outcome)
+    short = (
+        "" if blocks.complete else f", cut short by the time budget after {outcome.blocks} blocks"
+    )
+    return f"trial {winner.number} {verdict(outcome)}{short}"
+
+
+def verdict(outcome: RatioEstimate) -> str:
+    """``verified: 1.43x (1.40 to 1.46)``, or ``no significant gain: ...``."""
+    text = f"{outcome.ratio:.2f}x ({outcome.low:.2f} to {outcome.high:.2f})"
+    return f"verified: {text}" if outcome.low > 1 else f"no significant gain: {text}"
+
+
+def _record(
+    run: StudyRun, winner: Candidate, blocks: Blocks, outcome: RatioEstimate | None
+) -> None:
     run.database.add_verification(
         run.record.id,
-        trial_number=candidate.number,
-        workload=candidate.workload,
+        trial_number=winner.number,
+        workload=winner.workload,
         outcome=outcome,
-        candidate_rates=rates["candidate"],
-        baseline_rates=rates["baseline"],
-        baseline_params=candidate.baseline,
+        candidate_rates=blocks.of_first,
+        baseline_rates=blocks.of_second,
+        baseline_params=winner.baseline,
+        details={
+            "half_width": blocks.half_width,
+            "first_blocks": blocks.first,
+            "most_blocks": blocks.most,
+        },
     )
-    return outcome
+
+
+def _failed(run: StudyRun, winner: Candidate, blocks: Blocks, broken: Broken) -> str:
+    cause = f"{broken.failure.kind}: {broken.failure.cause}"
+    if broken.arm == "baseline" or broken.failure.kind == "infrastructure":
+        which = "the baseline" if broken.arm == "baseline" else f"trial {winner.number}"
+        return (
+            f"trial {winner.number} is not verified: {which} failed when measured again ({cause})"
+        )
+    _record(run, winner, blocks, None)
+    return f"trial {winner.number} failed when it was measured again ({cause})"
+
+
+# --------------------------------------------------------------------------- earlier launches
+
+
+def _recorded_runs(run: StudyRun, winner: Candidate) -> list[MeasurementRecord]:
+    """The verification runs of this winner that earlier launches made."""
+    return [
+        measured
+        for measured in run.database.measurements(run.record.id, winner.number)
+        if measured.role == "verification" and not measured.superseded
+    ]
+
+
+def complete_pairs(runs: Iterable[MeasurementRecord]) -> list[tuple[float, float]]:
+    """(candidate, baseline) rates of the blocks that are complete, from the first one on.
+
+    ``runs`` are in the order they were made. A block's pair is two finished runs, one of each
+    arm, with nothing in between: a failed run, or a driver that ended after the first arm, makes
+    the block begin anew.
+    """
+    pairs: dict[int, tuple[float, float]] = {}
+    begun: dict[str, float] = {}
+    block = -1
+    for run in runs:
+        if run.block is None or run.arm is None:
+            continue
+        if run.block != block or run.arm in begun or run.state != "finished":
+            begun = {}
+        block = run.block
+        if run.state != "finished" or not run.samples_per_second:
+            continue
+        begun[run.arm] = run.samples_per_second
+        if len(begun) == 2:
+            pairs.setdefault(block, (begun["candidate"], begun["baseline"]))
+            begun = {}
+    found: list[tuple[float, float]] = []
+    while len(found) in pairs:
+        found.append(pairs[len(found)])
+    return found

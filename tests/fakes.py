@@ -70,6 +70,7 @@ class FakeExecutor(Executor):
         self._noise = noise
         self._random = random.Random(seed)
         self.specs: list[TrialSpec] = []
+        """Those that measure a loader."""
         self.closed = False
         self.machine = {"cpu": "fake", "cores": 2}
         self.before: Callable[[TrialSpec], None] = lambda spec: None
@@ -92,10 +93,13 @@ class FakeExecutor(Executor):
         ]
 
     def submit(self, spec: TrialSpec, node: str | None = None) -> FakeJob:
+        common = {"uuid": spec.uuid, "node": "fake", "started_at": time.time(), "wall_seconds": 5.0}
+        if spec.mode != "loader":
+            none = Failure(kind="unsupported", cause="a made-up surface has no ceiling")
+            return FakeJob(spec, TrialResult(state="failed", failure=none, **common))
         self.before(spec)
         self.specs.append(spec)
         answer = self._surface(spec.params)
-        common = {"uuid": spec.uuid, "node": "fake", "started_at": time.time(), "wall_seconds": 5.0}
         if isinstance(answer, Failure):
             return FakeJob(spec, TrialResult(state="failed", failure=answer, **common))
         rate = answer * math.exp(self._random.gauss(0, self._noise))

@@ -52,3 +52,28 @@ def test_time_left_holds_the_verification() -> None:
     clock.count(1.0, duration=6.0)
     assert clock.time_left(8) == (9 + 8) * 6.0
     assert clock.time_left(3, searching=False) == 3 * 6.0
+
+
+def test_at_most_half_of_a_short_budget_is_kept_back() -> None:
+    time = Time()
+    clock = BudgetClock(trials=None, seconds=60.0, patience=None, now=time)
+    assert clock.kept_back(24) == 0.0  # nothing is known of what a run takes
+    clock.took(5.0)
+    assert clock.kept_back(4) == 20.0
+    assert clock.kept_back(24) == 30.0
+    assert clock.exhausted(reserved_runs=24) is None
+    time.seconds = 26.0
+    assert clock.exhausted(reserved_runs=24) is not None
+
+
+def test_runs_fit_that_are_expected_to_end_in_time() -> None:
+    time = Time()
+    clock = BudgetClock(trials=1, seconds=60.0, patience=None, now=time)
+    clock.took(4.0)
+    clock.took(6.0)  # 5 s on average
+    time.seconds = 40.0
+    assert clock.fits(4)
+    assert not clock.fits(5)
+    assert clock.fits(1, reserved_runs=3)
+    assert not clock.fits(1, reserved_runs=4)
+    assert BudgetClock(trials=1, seconds=None, patience=None).fits(10**6)

@@ -10,75 +10,15 @@ from typing import Any
 import pytest
 
 from autotune.config import Experiment
+from autotune.dry_run import dry_run
 from autotune.exceptions import InputError, StudyConflict
-from autotune.launching import LaunchOutcome, dry_run, launch_experiment
 from autotune.storage import Database
 from autotune.study import StopSignal
 from autotune.trial import Failure, Params, TrialSpec
 from tests.fakes import FakeExecutor
+from tests.launches import experiment, launch, records, surface, url
 
-
-def surface(params: Params) -> float | Failure:
-    """Fewer demux threads and more decode threads are faster; work per second of clip."""
-    rate = 100.0 - 3 * abs(int(params["num_demux_threads"]) - 2)
-    rate -= 2 * abs(int(params["num_decode_threads"]) - 4)
-    return rate / float(params["subclip_duration"])
-
-
-@pytest.fixture
-def experiment(tmp_path: Path) -> dict[str, Any]:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "clip.mp4").write_bytes(b"x")
-    return {
-        "target": {"name": "spdl_video", "data_dir": str(data), "device": "cpu"},
-        "search_space": {
-            "base": "spdl_video",
-            "parameters": {
-                "num_demux_threads": {"max": 8},
-                "num_decode_threads": {"max": 8, "default": 8},
-            },
-        },
-        "budget": {"trials": 8},
-        "verification": {"finalists": 1, "blocks": 4},
-        "sampler": "random",
-        "executor": {"kind": "local"},
-    }
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'autotune.db'}"
-
-
-def launch(
-    experiment: dict[str, Any],
-    url: str,
-    executor: FakeExecutor | None = None,
-    signal: StopSignal | None = None,
-    name: str = "study",
-) -> LaunchOutcome:
-    return launch_experiment(
-        Experiment.from_dict(experiment),
-        storage=url,
-        study_name=name,
-        executor=executor or FakeExecutor(surface),
-        signal=signal,
-    )
-
-
-def records(url: str, name: str = "study") -> Any:
-    database = Database.open(url, create=False)
-    study = database.get_study(name)
-    try:
-        return (
-            study,
-            database.trials(study.id),
-            database.measurements(study.id),
-            database.verifications(study.id),
-        )
-    finally:
-        database.close()
+__all__ = ["experiment", "url"]  # fixtures
 
 
 def test_the_baseline_is_trial_0_and_the_winner_is_verified_in_fresh_blocks(
@@ -305,7 +245,9 @@ def test_several_finalists_are_chosen_among_by_runs_of_their_own(
     launch(experiment, url, FakeExecutor(surface, noise=0.01))
     _, _, measurements, [verification] = records(url)
     selection = [m for m in measurements if m.role == "selection"]
-    assert len(selection) == 6
+    # Two blocks of three finalists and the baseline, then two of the better half.
+    assert len(selection) == 2 * (3 + 1) + 2 * (2 + 1)
+    assert sum(m.arm == "baseline" for m in selection) == 4
     last = max(m.id for m in selection)
     assert all(m.id > last for m in measurements if m.role == "verification")
     assert verification.blocks == 4

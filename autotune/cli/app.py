@@ -85,12 +85,13 @@ def _common(
 
 
 def _register() -> None:
-    from autotune.cli import clips, export, launch, maintenance, measure, queries
+    from autotune.cli import clips, compare, export, launch, maintenance, measure, queries
 
     launch.register(app)
     queries.register(app)
     export.register(app)
     measure.register(app)
+    compare.register(app)
     app.add_typer(clips.app, name="clips")
     maintenance.register(app)
 

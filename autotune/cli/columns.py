@@ -10,7 +10,8 @@ from autotune.trial import Scalar
 
 
 def _rate_cell(row: JsonObject) -> str:
-    return figures.number(row["samples_per_second"])
+    rate = figures.number(row["samples_per_second"])
+    return f"~{rate}" if row["stopped_early"] else rate
 
 
 def _interval_cell(row: JsonObject) -> str:
@@ -39,8 +40,12 @@ def outcome_cell(row: JsonObject, baseline: Mapping[str, Scalar] | None) -> str:
         changed = "baseline"
     if row["failure"]:
         return f"{changed}: {row['failure']['kind']}: {row['failure']['cause']}"
+    if row["stopped_early"]:
+        return f"{changed}: stopped early at ~{figures.number(row['samples_per_second'])}/s"
     if row["violated"]:
         return f"{changed}: violates {', '.join(map(str, row['violated']))}"
+    if row["warnings"]:
+        return f"{changed}: {'; '.join(row['warnings'])}"
     return changed
 
 
@@ -116,6 +121,8 @@ def status_lines() -> list[Column]:
         Column("baseline", "baseline.samples_per_second", lambda r: _figure_line(r["baseline"])),
         Column("best", "best.samples_per_second", _best_line),
         Column("gain", "best.ratio", lambda r: gain_line(r["best"])),
+        Column("noise floor", "noise.floor", noise_line),
+        Column("ceiling", "best.ceiling_share", _ceiling_cell),
         Column("elapsed", "elapsed_seconds", _elapsed_cell),
         Column(
             "time left", "time_left_seconds", lambda r: figures.duration(r["time_left_seconds"])
@@ -145,6 +152,68 @@ def _best_line(row: JsonObject) -> str:
         return ""
     changed = figures.changes(best["params"], baseline["params"] if baseline else None)
     return f"trial {best['number']}: {_figure_line(best)}\n{changed}"
+
+
+def noise_line(row: JsonObject) -> str:
+    """``3.1 % (5 runs of the baseline)``, and what changed since."""
+    noise = row["noise"]
+    if noise is None:
+        return ""
+    prior = ", pooled with a prior" if noise["prior"] else ""
+    runs = figures.counted(noise["runs"], "run")
+    lines = [f"{100 * noise['floor']:.1f} % ({runs} of the baseline{prior})"]
+    for drift in noise["drift"]:
+        change = 100 * (drift["now"] / drift["then"] - 1)
+        lines.append(
+            f"after {figures.counted(drift['after_trials'], 'trial')} the baseline went from "
+            f"{figures.number(drift['then'])} to {figures.rate(drift['now'])} ({change:+.1f} %)"
+        )
+    return "\n".join(lines)
+
+
+def ceiling_line(ceilings: JsonObject, trial: JsonObject | None) -> str:
+    """``ceiling 3,405 samples/s (train_step fed from memory); trial 7 reaches 38 %``."""
+    found = ceilings["workloads"]
+    if trial is not None:
+        found = [one for one in found if one["workload"] == trial["workload"]]
+    if not found:
+        return ""
+    if found[0]["samples_per_second"] is None:
+        return str(found[0]["reason"])
+    text = f"ceiling {figures.rate(found[0]['samples_per_second'])}"
+    text += f" ({ceilings['consumer']} fed from memory)"
+    if trial is None or trial["ceiling_share"] is None:
+        return text
+    return f"{text}; trial {trial['number']} reaches {100 * trial['ceiling_share']:.0f} %"
+
+
+def _ceiling_cell(row: JsonObject) -> str:
+    if row["ceilings"] is None:
+        return ""
+    line = ceiling_line(row["ceilings"], row["best"])
+    return line.removeprefix("ceiling ").removeprefix("no ceiling: ")
+
+
+def stage_columns() -> list[Column]:
+    """Columns of what each stage reaches alone."""
+    return [
+        Column("stage", "name"),
+        Column("threads", "concurrency", justify="right"),
+        Column("samples/s alone", "samples_per_second", _alone_cell, "right"),
+    ]
+
+
+def _alone_cell(row: JsonObject) -> str:
+    return figures.number(row["samples_per_second"])
+
+
+def ties_line(best: int, tied: list[int], floor: float) -> str:
+    """Which trials the search cannot tell from the best."""
+    shown = ", ".join(map(str, tied[:8])) + (" ..." if len(tied) > 8 else "")
+    return (
+        f"{figures.counted(len(tied), 'trial')} within the noise floor ({100 * floor:.1f} %) of "
+        f"trial {best}, a tie by the search: {shown}"
+    )
 
 
 def gain_line(trial: JsonObject | None) -> str:

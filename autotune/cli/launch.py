@@ -22,7 +22,8 @@ from autotune.cli.stopping import StopOnSignals
 
 if TYPE_CHECKING:
     from autotune.config import Experiment
-    from autotune.launching import DryRun, LaunchOutcome
+    from autotune.dry_run import DryRun
+    from autotune.launching import LaunchOutcome
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "failed": 1, "interrupted": 130}
 
@@ -233,7 +234,7 @@ def winner_lines(winner: JsonObject) -> list[str]:
 
 def _print_dry_run(experiment: Experiment, name: str, storage: str | None, fmt: Format) -> None:
     from autotune.config import storage_url
-    from autotune.launching import dry_run
+    from autotune.dry_run import dry_run
 
     plan = dry_run(experiment, storage=storage_url(storage, experiment))
     result = dry_run_object(plan, name)
@@ -330,7 +331,7 @@ def _budget_line(row: JsonObject) -> str:
 
 def _verification_line(row: JsonObject) -> str:
     runs = row["verification_runs"]
-    return "none" if not runs else f"{figures.counted(runs, 'run')} after the search"
+    return "none" if not runs else f"at most {figures.counted(runs, 'run')} after the search"
 
 
 def register(app: typer.Typer) -> None:

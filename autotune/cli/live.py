@@ -45,6 +45,9 @@ def outcome_line(
     """One finished measurement in one line: its figures, or why it has none."""
     changed = figures.changes(params, baseline)
     measured = result.measurement
+    if result.state == "finished" and measured is not None and measured.stopped_early:
+        at = figures.number(measured.samples_per_second)
+        return f"{label}: stopped early at ~{at}/s; {changed}"
     if result.state == "finished" and measured is not None:
         low, high = interval if interval is not None else (None, None)
         rate = figures.rate(measured.samples_per_second, low, high)
@@ -286,7 +289,7 @@ def _headline(title: str, progress: StudyProgress | None, since: float) -> Rende
         return Text(title, style="bold")
     left = None if progress.time_left is None else max(0.0, progress.time_left - since)
     parts = [
-        "search" if progress.phase == "search" else "verification",
+        progress.phase,
         f"{done_text(progress)} done",
         f"{figures.duration(progress.elapsed + since)} elapsed",
     ]

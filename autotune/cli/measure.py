@@ -140,7 +140,10 @@ def _lines() -> list[Column]:
         Column("SM", "sm_percent", lambda r: _with_unit(r["sm_percent"], "%")),
         Column("NVDEC", "nvdec_percent", lambda r: _with_unit(r["nvdec_percent"], "%")),
         Column("failed", "failed", _failed),
+        Column("delivered", "delivered", _delivered),
+        Column("page cache", "page_cache", lambda r: r["page_cache"] or ""),
         Column("measured", "seconds", _measured),
+        Column("warning", "warnings", lambda r: "\n".join(r["warnings"])),
     ]
 
 
@@ -151,10 +154,12 @@ def _with_unit(value: float | None, unit: str) -> str:
 def _frames(row: JsonObject) -> str:
     if row["fps"] is None:
         return ""
-    return (
-        f"{figures.number(row['fps'])} fps, {figures.number(row['decoded_fps'])} decoded fps, "
-        f"{row['unique_frames']:.1f} different ones a sample"
-    )
+    parts = [f"{figures.number(row['fps'])} fps"]
+    if row["decoded_fps"] is not None:
+        parts.append(f"{figures.number(row['decoded_fps'])} decoded fps")
+    if row["unique_frames"] is not None:
+        parts.append(f"{row['unique_frames']:.1f} different ones a sample")
+    return ", ".join(parts)
 
 
 def _first_batch(row: JsonObject) -> str:
@@ -171,6 +176,14 @@ def _failed(row: JsonObject) -> str:
         return ""
     names = "; ".join(f"{clip['name']}: {clip['cause']}" for clip in row["failed_clips"][:3])
     return f"{figures.counted(row['failed'], 'sample')} ({names})"
+
+
+def _delivered(row: JsonObject) -> str:
+    seen = row["delivered"]
+    if seen is None:
+        return ""
+    shape = " x ".join(map(str, seen["shape"]))
+    return f"samples of {shape}, {seen['dtype']}, on {seen['device']}"
 
 
 def _measured(row: JsonObject) -> str:

@@ -40,13 +40,19 @@ def studies(storage: StorageOption = None, fmt: FormatOption = Format.table) -> 
 
 
 def status(
-    study: StudyArgument, storage: StorageOption = None, fmt: FormatOption = Format.table
+    study: StudyArgument,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also what each stage reaches alone.")
+    ] = False,
+    storage: StorageOption = None,
+    fmt: FormatOption = Format.table,
 ) -> None:
     """How far a study is: trials, best so far, time left.
 
     \b
     Examples:
       autotune status kinetics_nvdec
+      autotune status kinetics_nvdec -v
       autotune status kinetics_nvdec -f json
     """
     from autotune.results import summary
@@ -54,6 +60,11 @@ def status(
     with open_database(storage) as database:
         result = summary(database, database.get_study(study))
         emit_object(result.model_dump(mode="json"), columns.status_lines(), fmt)
+        if verbose and fmt is Format.table and result.ceilings is not None:
+            for found in result.ceilings.workloads:
+                rows = [stage.model_dump() for stage in found.stages]
+                title = f"Each stage alone: {found.workload}".removesuffix(": ")
+                emit_rows(rows, columns.stage_columns(), fmt, title=title)
 
 
 def trials(
@@ -153,7 +164,7 @@ def best(
             _best_of_study(database, study, top, condition, per, fmt)
             return
         groups = database.best_across(str(target), gpu=gpu, top=top, where=condition)
-        _emit_groups(groups, None, fmt)
+        _emit_groups(groups, None, fmt, top)
         if not groups:
             note(f"No figure of target {target!r}" + (" that fits." if where else "."))
 
@@ -166,11 +177,11 @@ def _best_of_study(
     per: str | None,
     fmt: Format,
 ) -> None:
-    from autotune.results import across_workloads, winners
+    from autotune.results import ALL, across_workloads, winners
 
     record = database.get_study(study)
-    groups = database.best(record.id, top=top, where=where, per=per)
-    _emit_groups(groups, record, fmt)
+    groups = database.best(record.id, top=ALL, where=where, per=per)
+    _emit_groups(groups, record, fmt, top)
     if fmt is Format.table and len(groups) > 1:
         across = across_workloads(database, record, winners(database, record))
         if across is not None:
@@ -179,20 +190,30 @@ def _best_of_study(
         note(f"Study {study!r} has no trial with a figure" + (" that fits." if where else "."))
 
 
-def _emit_groups(groups: list[BestGroup], record: StudyRecord | None, fmt: Format) -> None:
-    """A table for each group; in the other formats one list, each trial naming its group.
+def _emit_groups(
+    groups: list[BestGroup], record: StudyRecord | None, fmt: Format, top: int
+) -> None:
+    """A table of the ``top`` of each group; in the other formats one list, each trial naming its
+    group.
 
     ``record`` is the study they are of; None across studies.
     """
-    from autotune.results import trial_figures
+    from autotune.ceilings import Ceilings
+    from autotune.results import ties, trial_figures
 
     across = record is None
+    ceilings = None if record is None else Ceilings.of(record)
     space = None if record is None else SearchSpace.from_dict(record.space, record.name)
     everything = []
     for group in groups:
         rows = []
-        for trial in group.trials:
-            row = trial_figures(trial, group.baseline).model_dump(mode="json")
+        shown = group.trials[:top]
+        tied = [] if record is None else ties(group, record)
+        for trial in shown:
+            found = trial_figures(
+                trial, group.baseline, tied=trial.number in tied, ceilings=ceilings
+            )
+            row = found.model_dump(mode="json")
             row |= {"gpu": group.gpu, "cpu": group.cpu}
             if group.per is not None:
                 row |= {"per": group.per, "per_value": group.per_value}
@@ -202,8 +223,8 @@ def _emit_groups(groups: list[BestGroup], record: StudyRecord | None, fmt: Forma
         if fmt is not Format.table:
             continue
         base = group.baseline
-        if base is not None and all(trial.number != base.number for trial in group.trials):
-            rows.append(trial_figures(base, base).model_dump(mode="json"))
+        if base is not None and all(trial.number != base.number for trial in shown):
+            rows.append(trial_figures(base, base, ceilings=ceilings).model_dump(mode="json"))
         if base is not None:
             compared: Params | None = base.params
         else:
@@ -211,6 +232,10 @@ def _emit_groups(groups: list[BestGroup], record: StudyRecord | None, fmt: Forma
         emit_rows(
             rows, columns.best_columns(compared, across=across), fmt, title=_title(group, space)
         )
+        if record is not None and record.noise is not None and tied:
+            typer.echo(columns.ties_line(shown[0].number, tied, record.noise["floor"]))
+        if ceilings is not None and (line := columns.ceiling_line(ceilings.model_dump(), rows[0])):
+            typer.echo(line)
     if fmt is not Format.table:
         emit_rows(everything, columns.best_columns(None, across=across), fmt)
 

@@ -29,7 +29,8 @@ EXPERIMENT = """
 target: {name: paced}
 search_space: paced_space.yaml
 budget: {trials: 4}
-measurement: {min_seconds: 0.3, max_seconds: 0.4, window_seconds: 0.1}
+measurement: {min_seconds: 0.3, max_seconds: 0.4, window_seconds: 0.1, repeats: 0}
+noise: {runs: 2, drift_every: 0}
 verification: {finalists: 1, blocks: 4}
 sampler: grid
 """
@@ -100,9 +101,20 @@ def test_progress_is_one_plain_line_a_measurement_on_stderr(
     _, _, err = finished
     assert "\x1b" not in err
     measured = [line for line in err.splitlines() if line.startswith("[")]
-    assert len(measured) == 4 + 8
+    # A run that was disturbed by another program is made again, and has a line of its own.
+    labels = {line.partition("] ")[2].partition(": ")[0] for line in measured}
+    assert {label for label in labels if label.startswith("trial")} == {
+        f"trial {number}" for number in range(4)
+    }
+    assert "baseline, run 2 of 2 for the noise floor" in labels
+    assert {label for label in labels if label.startswith("block")} == {
+        f"block {block}/4 {arm}" for block in range(1, 5) for arm in ("candidate", "baseline")
+    }
+    noise = [line for line in err.splitlines() if line.startswith("Noise floor ")]
+    assert len(noise) == 1
+    assert noise[0].endswith("(2 runs of the baseline, pooled with a prior).")
     assert re.match(r"\[1/4 trials\] trial 0: [\d.]+ samples/s \(.*; as the baseline$", measured[0])
-    crashed = [line for line in measured if "failed (" in line]
+    crashed = [line for line in measured if "] trial" in line and "failed (" in line]
     assert len(crashed) == 1
     assert "threads=3" in crashed[0]
     assert "status 9" in crashed[0]
@@ -163,6 +175,30 @@ def test_measure_prints_one_object(finished: tuple[Workplace, str, str]) -> None
     assert wrong.returncode == 2
     assert "--thread" in wrong.stderr
     assert "'--threads'" in wrong.stderr
+
+
+def test_compare_prints_a_ratio_and_stores_nothing(finished: tuple[Workplace, str, str]) -> None:
+    workplace, _, _ = finished
+    short = ("--max-time", "0.4s", "--blocks", "4")
+    space = ("--set", "search_space=paced_space.yaml", "--set", "measurement.window_seconds=0.1")
+    measured = workplace.run("trials", "quick", "-f", "json").stdout
+    done = workplace.run("compare", "paced --threads 4", "quick:baseline", *short, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["significant"] is True
+    assert 2 < result["ratio_low"] <= result["ratio"] <= result["ratio_high"] < 8
+    assert (result["a_flags"], result["b_flags"]) == ("--threads 4", "--threads 1")
+    assert result["blocks"] == 4
+    assert len([line for line in done.stderr.splitlines() if line.startswith("block ")]) == 8
+    assert workplace.run("trials", "quick", "-f", "json").stdout == measured
+    failed = workplace.run("compare", "paced --threads 3", "paced", *short, *space)
+    assert failed.returncode == 1
+    assert "Error: A failed (" in failed.stderr
+    assert "result" not in failed.stdout
+    wrong = workplace.run("compare", "pased --threads 3", "paced", *short, *space)
+    assert wrong.returncode == 2
+    assert "there is no target 'pased'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 @pytest.fixture

@@ -108,12 +108,13 @@ def test_it_shows_the_last_measurements_with_their_failures() -> None:
     assert "now " not in text
 
 
-def test_verification_is_named() -> None:
+@pytest.mark.parametrize("phase", ["verification", "noise floor", "drift check"])
+def test_what_it_measures_for_is_named(phase: str) -> None:
     screen = Screen()
     label = "block 2/4 candidate"
-    screen.view.measurement_started("u", label, BASELINE, progress(phase=label))
+    screen.view.measurement_started("u", label, BASELINE, progress(phase=phase))
     text = screen.text()
-    assert "verification | 7/20 trials" in text
+    assert f"{phase} | 7/20 trials" in text
     assert "block 2/4 candidate, starting" in text
 
 

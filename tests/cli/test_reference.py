@@ -15,6 +15,7 @@ COMMANDS = {
     "autotune best",
     "autotune export",
     "autotune measure",
+    "autotune compare",
     "autotune clips make",
     "autotune clips probe",
     "autotune db upgrade",

@@ -1,0 +1,209 @@
+"""`autotune compare`: two configurations, interleaved in fresh runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from autotune.cli import figures
+from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note
+from autotune.cli.live import outcome_line
+from autotune.cli.options import (
+    DataDirOption,
+    FormatOption,
+    SeedOption,
+    SetOption,
+    StorageOption,
+    seconds,
+)
+from autotune.cli.stopping import StopOnSignals
+from autotune.observer import StudyObserver, StudyProgress
+from autotune.trial import Params, TrialResult
+
+
+def compare(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="'TARGET --flags...' in quotes, or STUDY[:TRIAL]; a study alone is its best "
+            "trial, STUDY:baseline its baseline.",
+            show_default=False,
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(metavar="B", help="What A is compared with, likewise.", show_default=False),
+    ],
+    data_dir: DataDirOption = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            "--blocks",
+            metavar="N",
+            min=4,
+            help="The most blocks, one fresh run of each side; default: 18. Six are always made, "
+            "and more until the ratio is known to 2 %.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        str,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="Time for all of it; where it is short, fewer blocks are made.",
+        ),
+    ] = "4m",
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            "--max-time",
+            metavar="TIME",
+            help="Measure at most so long in each run; default: 4s.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: SeedOption = None,
+    overrides: SetOption = [],  # noqa: B006 - Typer copies it
+    storage: StorageOption = None,
+    fmt: FormatOption = Format.table,
+) -> None:
+    """Compare two configurations by fresh runs, interleaved in random order.
+
+    Says how many times as fast A is as B, with a 95 % interval, or that there is no
+    significant difference. Both are measured here and now on the same clips; nothing is stored.
+    Flags written out beside a study of the same target are measured as that study does.
+
+    \b
+    Examples:
+      autotune compare kinetics_nvdec kinetics_nvdec:baseline
+      autotune compare kinetics_nvdec:12 'spdl_video --num-demux-threads 3'
+      autotune compare 'spdl_video --arena pool' spdl_video --data-dir clips
+    """
+    from autotune.compare import CompareSettings, compared_figures
+    from autotune.compare import compare as compare_sides
+    from autotune.config import storage_url
+    from autotune.sides import SHORT, read_sides
+    from autotune.study import StopSignal
+
+    values: dict[str, Any] = {"seed": seed}
+    if data_dir is not None:
+        values["target.data_dir"] = str(data_dir)
+    if max_time is not None:
+        longest = seconds(max_time, "--max-time")
+        # The shortest time asked for must not be above the longest.
+        values["measurement.max_seconds"] = longest
+        values["measurement.min_seconds"] = min(SHORT["min_seconds"], longest)
+    given = {key: value for key, value in values.items() if value is not None}
+    chosen: dict[str, Any] = {} if blocks is None else {"blocks": blocks}
+    settings = CompareSettings(timeout=seconds(timeout, "--timeout"), **chosen)
+    sides = read_sides(a, b, storage=storage_url(storage), overrides=overrides, values=given)
+    signal = StopSignal()
+    with StopOnSignals(signal) as stopping:
+        outcome = compare_sides(sides, settings, observer=_Lines(stopping), signal=signal)
+    result = compared_figures(outcome).model_dump(mode="json")
+    emit_object(result, _lines(), fmt)
+    raise typer.Exit(_status(result, outcome.interrupted))
+
+
+class _Lines(StudyObserver):
+    """A plain line on stderr for each run."""
+
+    def __init__(self, stopping: StopOnSignals) -> None:
+        self._stopping = stopping
+
+    def study_started(self, *_: Any, **__: Any) -> None:
+        self._stopping.started()
+
+    def measurement_finished(
+        self,
+        uuid: str,
+        label: str,
+        params: Params,
+        result: TrialResult,
+        interval: tuple[float, float] | None,
+        progress: StudyProgress,
+    ) -> None:
+        line = outcome_line(label, params, result, interval, progress.num_samples, None)
+        note(line.partition("; ")[0] if result.state == "finished" else line)
+
+    def note(self, message: str) -> None:
+        note(message)
+
+
+def _status(result: JsonObject, interrupted: bool) -> int:
+    """The exit status; where there is no ratio, stderr says why."""
+    if interrupted:
+        note("Interrupted; what was measured is shown.")
+        return 130
+    if result["failure"] is not None:
+        failure = result["failure"]
+        note(f"Error: {result['failed_side']} failed ({failure['kind']}): {failure['cause']}")
+        if failure["advice"]:
+            note(failure["advice"])
+        return 1
+    if result["ratio"] is None:
+        note(f"Error: {result['blocks']} blocks are too few for a ratio; raise --timeout")
+        return 1
+    return 0
+
+
+def _lines() -> list[Column]:
+    return [
+        Column("A", "a", lambda row: _side_line(row, "a")),
+        Column("B", "b", lambda row: _side_line(row, "b")),
+        Column("result", "ratio", result_line),
+        Column("note", "differences", _work_line),
+        Column("measured", "blocks", _measured_line),
+    ]
+
+
+def _side_line(row: JsonObject, side: str) -> str:
+    named = row[side]
+    if row[f"{side}_trial"] is not None:
+        named = f"{named} (trial {row[f'{side}_trial']}): {row[f'{side}_flags']}"
+    rate = row[f"{side}_samples_per_second"]
+    if rate is None:
+        return f"{named}\nnot measured"
+    text = figures.rate(rate, row[f"{side}_ci_low"], row[f"{side}_ci_high"])
+    epoch = row[f"{side}_epoch_seconds"]
+    return f"{named}\n{text}" + ("" if epoch is None else f", epoch {figures.duration(epoch)}")
+
+
+def result_line(row: JsonObject) -> str:
+    """What may be said of A and B: ``A is 1.43x as fast as B (1.40 to 1.46)``."""
+    if row["ratio"] is None:
+        return ""
+    span = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+    if row["significant"]:
+        return f"A is {row['ratio']:.2f}x as fast as B ({span})"
+    return f"no significant difference: A is {row['ratio']:.2f}x as fast as B ({span})"
+
+
+def _work_line(row: JsonObject) -> str:
+    if not row["across_workloads"]:
+        return ""
+    return (
+        "A and B do not do the same work, so this is a ratio across workloads (A -> B): "
+        + "; ".join(row["differences"])
+    )
+
+
+def _measured_line(row: JsonObject) -> str:
+    text = (
+        f"{figures.counted(row['blocks'], 'block')} of fresh runs in "
+        f"{figures.duration(row['seconds'])}"
+    )
+    if row["disturbed_runs"]:
+        runs = figures.counted(row["disturbed_runs"], "run")
+        text += f"; {runs} disturbed by other programs, which widens the interval"
+    if not row["ended_early"]:
+        return text
+    return f"{text}; ended early, of {row['blocks_needed']} blocks: {row['ended_early']}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(compare)

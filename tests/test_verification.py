@@ -1,0 +1,350 @@
+"""Interleaved blocks, choosing among finalists, and what is claimed of the winner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.blocks import MAX_REPEATS, Blocks, Broken
+from autotune.config import Verification
+from autotune.exceptions import InputError
+from autotune.selection import selection_runs
+from autotune.stats import blocks_needed, sequential_ratio
+from autotune.storage import MeasurementRecord
+from autotune.study import StopSignal
+from autotune.trial import Failure, Params, TrialResult, TrialSpec
+from autotune.verification import complete_pairs, verification_runs
+from tests.fakes import FakeExecutor, measurement
+from tests.launches import experiment, launch, records, surface, url
+
+__all__ = ["experiment", "url"]  # fixtures
+
+CRASH = Failure(kind="crash", cause="SIGSEGV")
+
+
+def blocks(most: int = 6, first: int = 4, half_width: float = 0.02) -> Blocks:
+    return Blocks(("candidate", "baseline"), "seed", first, most, half_width)
+
+
+def result(rate: float | None) -> TrialResult:
+    if rate is None:
+        return TrialResult(uuid="u", state="failed", failure=CRASH)
+    return TrialResult(uuid="u", state="finished", measurement=measurement(rate))
+
+
+# --------------------------------------------------------------------------- blocks
+
+
+@given(st.integers(0, 50), st.text())
+def test_the_order_in_a_block_is_random_and_the_same_again(block: int, seed: str) -> None:
+    one = Blocks(("a", "b"), seed, 4, 6, 0.02)
+    assert sorted(one.order(block)) == ["a", "b"]
+    assert one.order(block) == Blocks(("a", "b"), seed, 4, 6, 0.02).order(block)
+
+
+def test_both_orders_occur() -> None:
+    assert {tuple(blocks().order(block)) for block in range(40)} == {
+        ("candidate", "baseline"),
+        ("baseline", "candidate"),
+    }
+
+
+@given(st.lists(st.tuples(st.floats(1, 1000), st.floats(1, 1000)), min_size=18, max_size=18))
+def test_blocks_end_when_the_first_ones_said_so(rates: list[tuple[float, float]]) -> None:
+    ran = blocks(most=18, first=6)
+    assert ran.measure(lambda arm, block: result(rates[block][arm == "baseline"])) is None
+    fast = [pair[0] for pair in rates]
+    slow = [pair[1] for pair in rates]
+    needed = blocks_needed(fast[:6], slow[:6], 0.02, 18, 6)
+    assert len(ran.rates) == needed
+    assert ran.complete
+    assert ran.ratio() == sequential_ratio(fast[:needed], slow[:needed], 6)
+
+
+def test_a_block_with_a_failed_run_is_measured_again_as_a_whole() -> None:
+    ran = blocks(most=4)
+    calls: list[tuple[str, int]] = []
+
+    def run(arm: str, block: int) -> TrialResult:
+        calls.append((arm, block))
+        last_of_block_2 = arm == ran.order(2)[1] and block == 2
+        failures = calls.count((arm, block)) <= MAX_REPEATS
+        return result(None if last_of_block_2 and failures else 100.0 + len(calls))
+
+    assert ran.measure(run) is None
+    assert [calls.count((arm, 2)) for arm in ran.order(2)] == [1 + MAX_REPEATS] * 2
+    assert len(ran.rates) == 4
+    # The block's rates are those of its last, complete attempt.
+    assert set(ran.rates[2]) == {100.0 + 4 + 5, 100.0 + 4 + 6}
+
+
+def test_a_block_that_goes_on_failing_ends_it() -> None:
+    ran = blocks()
+    calls: list[int] = []
+
+    def run(arm: str, block: int) -> TrialResult:
+        calls.append(block)
+        return result(None if arm == "baseline" and block == 1 else 100.0)
+
+    assert ran.measure(run) == Broken("baseline", CRASH)
+    assert len(ran.rates) == 1
+    fresh = blocks()
+    calls.clear()
+    # Failures of an earlier launch count.
+    assert fresh.measure(run, failed_before={1: MAX_REPEATS}) == Broken("baseline", CRASH)
+    assert calls.count(1) <= 2
+
+
+def test_blocks_end_early_when_none_may_begin_or_a_run_is_refused() -> None:
+    ran = blocks()
+    assert ran.measure(lambda arm, block: result(10.0), lambda: len(ran.rates) < 2) is None
+    assert (len(ran.rates), ran.complete) == (2, False)
+    assert ran.measure(lambda arm, block: None) is None
+    assert len(ran.rates) == 2
+    assert blocks().ratio() is None
+
+
+# --------------------------------------------------------------------------- earlier launches
+
+Run = tuple[str, float | None]
+
+
+def recorded(runs: list[tuple[int, str, float | None]]) -> list[MeasurementRecord]:
+    missing = dict.fromkeys(MeasurementRecord.model_fields)
+    values = {"ranks": [], "readback": {}, "versions": {}, "failed_clips": [], "timeline": {}}
+    return [
+        MeasurementRecord.model_construct(
+            **missing
+            | values
+            | {
+                "block": block,
+                "arm": arm,
+                "samples_per_second": rate,
+                "state": "failed" if rate is None else "finished",
+            }
+        )
+        for block, arm, rate in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runs", "pairs"),
+    [
+        ([], []),
+        ([(0, "baseline", 1.0)], []),
+        ([(0, "baseline", 1.0), (0, "candidate", 2.0)], [(2.0, 1.0)]),
+        # The driver ended after the first arm: it is measured again, and the old run left out.
+        (
+            [(0, "baseline", 1.0), (0, "baseline", 1.5), (0, "candidate", 2.0)],
+            [(2.0, 1.5)],
+        ),
+        (
+            [
+                (0, "candidate", 9.0),
+                (0, "baseline", None),
+                (0, "candidate", 2.0),
+                (0, "baseline", 1.0),
+            ],
+            [(2.0, 1.0)],
+        ),
+        (
+            [
+                (0, "candidate", 2.0),
+                (0, "baseline", 1.0),
+                (1, "baseline", 1.1),
+                (1, "candidate", None),
+            ],
+            [(2.0, 1.0)],
+        ),
+    ],
+)
+def test_only_complete_blocks_of_earlier_launches_count(
+    runs: list[tuple[int, str, float | None]], pairs: list[tuple[float, float]]
+) -> None:
+    assert complete_pairs(recorded(runs)) == pairs
+
+
+def stop_in(executor: FakeExecutor, signal: StopSignal, specs: int) -> None:
+    def interrupt(spec: TrialSpec) -> None:
+        if len(executor.specs) == specs:
+            signal.request()
+
+    executor.before = interrupt
+
+
+@pytest.mark.parametrize("specs", [8, 9, 10, 13])
+def test_an_interrupted_verification_goes_on_with_its_blocks(
+    experiment: dict[str, Any], url: str, specs: int
+) -> None:
+    signal = StopSignal()
+    executor = FakeExecutor(surface, noise=0.01)
+    stop_in(executor, signal, specs)
+    assert launch(experiment, url, executor, signal).state == "interrupted"
+    _, _, before, none = records(url)
+    assert none == []
+    kept = complete_pairs([m for m in before if m.role == "verification"])
+    again = FakeExecutor(surface, noise=0.01, seed=9)
+    assert launch(experiment, url, again).state == "finished"
+    _, _, after, [verification] = records(url)
+    assert len(again.specs) == 2 * (4 - len(kept))
+    pairs = complete_pairs([m for m in after if m.role == "verification"])
+    assert pairs[: len(kept)] == kept
+    fast, slow = [p[0] for p in pairs], [p[1] for p in pairs]
+    assert verification.ratio == pytest.approx(sequential_ratio(fast, slow, 4).ratio)
+
+
+def test_an_interrupted_selection_goes_on_with_its_runs(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["verification"] = {"finalists": 3, "blocks": 4}
+    signal = StopSignal()
+    executor = FakeExecutor(surface, noise=0.01)
+    stop_in(executor, signal, 8 + 5)
+    assert launch(experiment, url, executor, signal).state == "interrupted"
+    assert sum(m.role == "selection" for m in records(url)[2]) == 6
+    assert launch(experiment, url, FakeExecutor(surface, noise=0.01, seed=4)).state == "finished"
+    _, _, measurements, [verification] = records(url)
+    assert sum(m.role == "selection" for m in measurements) == 14
+    assert verification.blocks == 4
+
+
+# --------------------------------------------------------------------------- what is claimed
+
+
+def test_noisy_blocks_are_added_until_the_gain_is_known(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["verification"] = {"finalists": 1, "min_blocks": 4, "blocks": 30}
+    outcome = launch(experiment, url, FakeExecutor(surface, noise=0.03, seed=1))
+    _, _, measurements, [verification] = records(url)
+    pairs = complete_pairs([m for m in measurements if m.role == "verification"])
+    fast, slow = [p[0] for p in pairs], [p[1] for p in pairs]
+    assert len(pairs) == blocks_needed(fast, slow, 0.02, 30, 4) > 4
+    expected = sequential_ratio(fast, slow, 4)
+    assert (verification.ratio, verification.ratio_low, verification.ratio_high) == (
+        pytest.approx((expected.ratio, expected.low, expected.high))
+    )
+    said = f"{expected.ratio:.2f}x ({expected.low:.2f} to {expected.high:.2f})"
+    assert outcome.reason.endswith(f"verified: {said}")
+
+
+def test_where_noise_is_wider_the_floor_is_precise_enough(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["noise"] = {"runs": 5, "drift_every": 0}
+    experiment["verification"] = {"finalists": 1, "min_blocks": 4, "blocks": 30}
+    launch(experiment, url, FakeExecutor(surface, noise=0.015, seed=11))
+    study, _, _, [verification] = records(url)
+    floor = study.noise["floor"]
+    assert floor > 0.02
+    assert verification.details["half_width"] == floor
+
+
+def only(params: Params, keys: dict[str, int]) -> bool:
+    return all(params[name] == value for name, value in keys.items())
+
+
+def failing_after(
+    executor: FakeExecutor, specs: int, which: Callable[[Params], bool], times: float = math.inf
+) -> None:
+    """From the given measurement on, configurations for which ``which`` holds fail."""
+    failed: list[int] = []
+    before = executor._surface
+
+    def answer(params: Params) -> float | Failure:
+        if len(executor.specs) > specs and which(params) and len(failed) < times:
+            failed.append(1)
+            return CRASH
+        return before(params)
+
+    executor._surface = answer
+
+
+def test_a_failed_arm_is_measured_again_not_dropped(experiment: dict[str, Any], url: str) -> None:
+    executor = FakeExecutor(surface, noise=0.005)
+    failing_after(executor, 10, lambda params: True, times=2)
+    assert "verified: " in launch(experiment, url, executor).reason
+    _, _, measurements, [verification] = records(url)
+    fresh = [m for m in measurements if m.role == "verification"]
+    assert sum(m.state == "failed" for m in fresh) == 2
+    assert verification.blocks == 4
+    assert verification.verified
+
+
+def test_a_winner_that_fails_again_and_again_is_not_verified(
+    experiment: dict[str, Any], url: str
+) -> None:
+    import autotune
+
+    executor = FakeExecutor(surface)
+    baseline = {"num_decode_threads": 8, "num_demux_threads": 8}
+    failing_after(executor, 8, lambda params: not only(params, baseline))
+    outcome = launch(experiment, url, executor)
+    assert outcome.state == "finished"
+    assert "failed when it was measured again (crash: SIGSEGV)" in outcome.reason
+    _, _, measurements, [verification] = records(url)
+    assert (verification.ratio, verification.verified) == (None, False)
+    failed = [m for m in measurements if m.role == "verification" and m.state == "failed"]
+    assert len(failed) == 1 + MAX_REPEATS
+    with pytest.raises(InputError, match="not verified"):
+        autotune.load_study("study", storage=url).export()
+
+
+def test_a_baseline_that_fails_is_not_held_against_the_winner(
+    experiment: dict[str, Any], url: str
+) -> None:
+    executor = FakeExecutor(surface)
+    baseline = {"num_decode_threads": 8, "num_demux_threads": 8}
+    failing_after(executor, 8, lambda params: only(params, baseline))
+    outcome = launch(experiment, url, executor)
+    assert "is not verified: the baseline failed when measured again" in outcome.reason
+    assert records(url)[3] == []
+
+
+def test_a_finalist_whose_fresh_runs_fail_is_out(experiment: dict[str, Any], url: str) -> None:
+    experiment["verification"] = {"finalists": 2, "blocks": 4}
+    quiet = FakeExecutor(surface)
+    launch(experiment, url, quiet, name="quiet")
+    ranked = sorted(records(url, "quiet")[1], key=lambda t: -t.samples_per_second)
+    first, second = ranked[0], ranked[1]
+    executor = FakeExecutor(surface)
+    failing_after(executor, 8, lambda params: params == first.params)
+    launch(experiment, url, executor)
+    _, trials, _, [verification] = records(url)
+    assert trials[verification.trial_number].params == second.params
+    assert verification.verified
+
+
+def test_a_better_trial_of_a_later_launch_is_verified_too(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["budget"] = {"trials": 4}
+    experiment["verification"] = {"finalists": 3, "blocks": 4}
+    launch(experiment, url, FakeExecutor(surface))
+    [first] = records(url)[3]
+    experiment["enqueue"] = [{"num_demux_threads": 2, "num_decode_threads": 4}]
+    experiment["budget"] = {"trials": 6}
+    launch(experiment, url, FakeExecutor(surface))
+    _, trials, _, verifications = records(url)
+    assert verifications[0].trial_number == first.trial_number
+    assert len(verifications) == 2
+    assert trials[verifications[1].trial_number].params["num_demux_threads"] == 2
+    # Nothing new: nothing is verified again.
+    experiment["verification"] = {"finalists": 3, "blocks": 5}
+    launch(experiment, url, FakeExecutor(surface))
+    assert len(records(url)[3]) == 2
+
+
+@given(st.integers(0, 40), st.integers(4, 30))
+def test_verification_never_takes_more_than_it_says(finalists: int, most: int) -> None:
+    settings = Verification(finalists=finalists, blocks=most)
+    expected = 0 if finalists == 0 else 2 * most + selection_runs(finalists)
+    assert verification_runs(settings) == expected
+    assert settings.first_blocks <= most
+    assert selection_runs(1) == 0
+    assert selection_runs(finalists + 2) > selection_runs(finalists)
