@@ -120,6 +120,33 @@ def test_what_failed_is_a_marked_penalty_in_optunas_value_alone() -> None:
     assert len(study.trials) == 10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_stopped_early_is_told_marked_and_not_proposed_again(kind: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    proposer = make(kind, 0, study)
+    done = []
+    for index in range(14):
+        proposal = proposer.next()
+        assert proposal is not None
+        if index % 3 == 2:
+            proposer.tell_stopped_early(proposal, 0.5 * rate(proposal.params))
+        else:
+            proposer.tell(proposal, rate(proposal.params), {"cpu_percent <= 40": -0.5})
+        done.append(proposal)
+    assert len({SPACE.canonical(p.params) for p in done}) == len(done)
+    stopped = [t for t in study.trials if t.user_attrs.get("autotune:stopped_early")]
+    assert [t.number for t in stopped] == [2, 5, 8, 11]
+    assert {t.state.name for t in stopped} == {proposer.stopped_state}
+    for trial in stopped:
+        assert trial.value == 0.5 * rate(done[trial.number].params)
+    keys = {frozenset(t.constraints) for t in study.trials}
+    assert len(keys) == 1, "the same constraints on every trial"
+
+
+def test_only_tpe_is_told_of_pruned_trials() -> None:
+    assert {k for k in KINDS if make(k).stopped_state == "PRUNED"} == {"tpe"}
+
+
 def test_an_infrastructure_fault_teaches_nothing_and_may_be_proposed_again() -> None:
     study = optuna.create_study(direction="maximize")
     proposer = make("random", 0, study)

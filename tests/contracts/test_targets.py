@@ -1,0 +1,269 @@
+"""What every built-in target that reads clips must do.
+
+A target joins with one line in `TARGETS`: a configuration that keeps the seeded order, and others
+that its read-back must tell from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from target_driver import SMALL, run_scenarios
+
+from autotune import processes
+from autotune.manifest import Manifest, scan
+from autotune.media.reference import decode_reference
+from autotune.plugins import load_target
+from autotune.search_space import SearchSpace, find_space
+from autotune.supervisor import supervise
+from autotune.trial import STUDY_MARK, MeasurementSettings, Params, TrialSpec
+
+Answers = dict[str, dict[str, Any]]
+
+SEED = 5
+HALF = {"subclip_duration": 0.5}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A target and the configurations it is tried with."""
+
+    ordered: Params
+    """Delivers in the seeded order."""
+    others: list[Params] = field(default_factory=list)
+
+
+TARGETS: dict[str, Built] = {
+    "spdl_video": Built(
+        {"num_fetch_threads": 1, "num_demux_threads": 1, "num_decode_threads": 1},
+        [{"sink_buffer_size": 5, "num_decode_threads": 2, "scale_algorithm": "area"}],
+    ),
+    "torch_dataloader": Built(
+        {"num_workers": 2},
+        [
+            {"num_workers": 0, "layout": "view", "decoder": "spdl"},
+            {"num_workers": 1, "prefetch_factor": 3, "wire_dtype": "uint8", "in_order": False,
+             "persistent_workers": True, "decoder_threads": 2, "scale_algorithm": "area"},
+        ],
+    ),
+}  # fmt: skip
+
+
+def write_clip(path: Path, seed: int, frames: int = 18, rate: int = 12) -> None:
+    """A clip of 96x64 pixels with B frames, whose frames all differ."""
+    import av
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, 5 * i, axis=1), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven clips of 1.5 s in three classes: fewer than the batches here have samples."""
+    root = tmp_path_factory.mktemp("clips")
+    for seed in range(7):
+        write_clip(root / f"class_{seed % 3}" / f"clip_{seed}.mp4", seed)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mixed(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good clips, an empty file, a text, and a link to nothing."""
+    root = tmp_path_factory.mktemp("mixed")
+    (root / "a").mkdir()
+    for number in (0, 3):
+        (root / "a" / f"good_{number}.mp4").symlink_to(clips / "class_0" / f"clip_{number}.mp4")
+    (root / "a" / "empty.mp4").touch()
+    (root / "a" / "text.mp4").write_text("not a video")
+    (root / "a" / "gone.mp4").symlink_to(root / "nothing")
+    return root
+
+
+@pytest.fixture(scope="session", params=list(TARGETS))
+def target(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def answers(target: str, clips: Path, mixed: Path) -> Answers:
+    """Every scenario of a target, in one process: most of the time goes into its imports."""
+    built = TARGETS[target]
+    small: dict[str, Any] = {**built.ordered, **HALF}
+    good, bad = {"data_dir": str(clips), "seed": SEED}, {"data_dir": str(mixed)}
+    scenarios: dict[str, dict[str, Any]] = {
+        "ordered": {**good, "params": {**small, "batch_size": 10}, "batches": 3},
+        "random": {
+            **good, "params": {**small, "batch_size": 7, "subclip_start": "random"}, "batches": 2
+        },
+        "rank 0": {**good, "params": {**small, "batch_size": 4}, "rank": 0, "world": 2},
+        "rank 1": {**good, "params": {**small, "batch_size": 3}, "rank": 1, "world": 2},
+        "failing": {**bad, "params": {**small, "batch_size": 4}, "batches": 4},
+        **{
+            f"other {number}": {**good, "params": {**params, **HALF, "batch_size": 4}}
+            for number, params in enumerate(built.others)
+        },
+    }  # fmt: skip
+    return dict(zip(scenarios, run_scenarios(target, *scenarios.values()), strict=True))
+
+
+def expected(manifest: Manifest, index: int, start: float = 0.0) -> str:
+    """Digest of the sample that the reference delivers."""
+    height, width = SMALL["frame_size"]
+    clip = decode_reference(
+        Path(manifest.path(index)).read_bytes(), manifest.paths[index], start, 0.5,
+        num_frames=SMALL["num_frames"], height=height, width=width,
+    )  # fmt: skip
+    return hashlib.sha1(clip.frames.tobytes()).hexdigest()
+
+
+def test_samples_equal_the_reference_in_the_seeded_order(answers: Answers, clips: Path) -> None:
+    manifest, answer = scan(clips), answers["ordered"]
+    assert "error" not in answer, answer["error"]
+    order = [index for epoch in range(5) for index in manifest.order(SEED, epoch)][:30]
+    samples = [expected(manifest, index) for index in range(len(manifest))]
+    assert answer["labels"] == [manifest.labels[index] for index in order]
+    assert answer["digests"] == [samples[index] for index in order]
+
+
+def test_random_windows_are_those_of_every_target(answers: Answers, clips: Path) -> None:
+    from autotune.targets.spdl_video.duration import clip_duration
+    from autotune.targets.spdl_video.source import random_share
+
+    manifest, wanted = scan(clips), []
+    for epoch in range(2):
+        for index in manifest.order(SEED, epoch):
+            length = clip_duration(Path(manifest.path(index)).read_bytes(), "clip")
+            start = round((length - 0.5) * random_share(SEED, epoch, index), 3)
+            wanted.append(expected(manifest, index, start))
+    assert answers["random"]["digests"] == wanted
+
+
+def test_every_batch_has_the_form_asked_for(answers: Answers) -> None:
+    for name, answer in answers.items():
+        assert "error" not in answer, (name, answer["error"])
+        form = answer["expected"]
+        for batch in answer["batches"]:
+            assert batch["shape"] == [answer["readback"]["batch_size"], *form["shape"]]
+            assert form["shape"] == [3, SMALL["num_frames"], *SMALL["frame_size"]]
+            assert (batch["dtype"], batch["device"]) == (form["dtype"], form["device"])
+            assert 0.0 <= batch["low"] < batch["high"] <= 1.0
+            assert batch["labels"] == ["torch.int64", batch["samples"]]
+            assert batch["samples"] == batch["shape"][0]
+            assert batch["frames"] == batch["samples"] * SMALL["num_frames"]
+            assert batch["unique"] == batch["samples"] * 6  # 0.5 s at 12 fps hold 6 frames of 8
+            assert batch["decoded"] >= batch["unique"]
+
+
+def test_every_parameter_is_read_back(answers: Answers, target: str) -> None:
+    space = SearchSpace.load(find_space(target))
+    configurations = [TARGETS[target].ordered, *TARGETS[target].others]
+    names = ["ordered", *(f"other {n}" for n in range(len(configurations) - 1))]
+    for name, params in zip(names, configurations, strict=True):
+        size = 10 if name == "ordered" else 4
+        asked = load_target(target).Params.model_validate({**params, **HALF, "batch_size": size})
+        assert answers[name]["readback"] == asked.model_dump()
+        assert set(space.parameters) == set(asked.model_dump())
+    assert answers["random"]["readback"]["subclip_start"] == "random"
+
+
+def test_the_search_space_holds_the_targets_own_defaults(target: str) -> None:
+    space = SearchSpace.load(find_space(target))
+    assert load_target(target).Params().model_dump() == space.defaults()
+
+
+def test_bad_clips_are_counted_by_name_and_batches_stay_full(answers: Answers) -> None:
+    answer = answers["failing"]
+    assert len(answer["labels"]) == 16
+    failed = answer["failed"]
+    assert set(failed["clips"]) == {"a/empty.mp4", "a/text.mp4", "a/gone.mp4"}
+    assert failed["clips"]["a/gone.mp4"] == "cannot be read: No such file or directory"
+    # Two of five clips are good: the others failed about as often as these were delivered.
+    assert failed["count"] >= 12
+    assert sum(stage["failures"] for stage in answer["stages"]) > 0
+    assert answers["ordered"]["failed"] == {"count": 0, "clips": {}}
+
+
+def test_no_sample_is_lost(answers: Answers) -> None:
+    for answer in answers.values():
+        handed_out, capacity = answer["accounts"]
+        delivered, failed = len(answer["labels"]), answer["failed"]["count"]
+        assert delivered <= handed_out
+        assert handed_out - delivered - failed <= capacity
+
+
+def test_ranks_read_disjoint_shards(answers: Answers, clips: Path) -> None:
+    manifest = scan(clips)
+    samples = {expected(manifest, index): index for index in range(len(manifest))}
+    first, second = ({samples[d] for d in answers[f"rank {n}"]["digests"]} for n in range(2))
+    assert not first & second
+    assert first | second == set(range(len(manifest)))
+
+
+def test_stage_statistics_are_sane(answers: Answers) -> None:
+    for name in ("ordered", "failing"):
+        answer = answers[name]
+        stages = {stage["name"]: stage for stage in answer["stages"]}
+        assert list(stages)[-1] == "sink"
+        assert stages["sink"]["tasks"] == len(answer["batches"])
+        assert stages["decode"]["tasks"] >= len(answer["labels"])
+        assert stages["decode"]["busy_seconds"] > 0
+        assert stages["collate"]["tasks"] >= len(answer["batches"])
+        for stage in stages.values():
+            assert stage["concurrency"] >= 1
+            assert 0 <= stage["queue_occupancy"] <= 1
+            assert min(stage["busy_seconds"], stage["get_seconds"], stage["put_seconds"]) >= 0
+        # The second answer counts from the first one.
+        assert answer["again"] < sum(stage["tasks"] for stage in stages.values())
+
+
+def test_libraries_are_named(answers: Answers) -> None:
+    assert {"torch", "ffmpeg"} <= set(answers["ordered"]["versions"])
+
+
+@pytest.fixture
+def specification(target: str, clips: Path) -> Callable[..., TrialSpec]:
+    def make(**params: Any) -> TrialSpec:
+        return TrialSpec(
+            uuid=uuid.uuid4().hex,
+            study=uuid.uuid4().hex,
+            target=target,
+            params=load_target(target)
+            .Params.model_validate({**TARGETS[target].ordered, **HALF, **params})
+            .model_dump(),
+            settings=SMALL,
+            data_dir=str(clips),
+            measurement=MeasurementSettings(min_seconds=0.4, max_seconds=0.8),
+        )
+
+    return make
+
+
+def test_a_worker_process_measures_it(specification: Callable[..., TrialSpec]) -> None:
+    spec = specification(batch_size=4)
+    result = supervise(spec)
+    assert result.failure is None
+    measured = result.measurement
+    assert measured is not None
+    assert measured.readback == spec.params
+    assert measured.samples_per_second > 0
+    assert measured.unique_frames == pytest.approx(6.0)
+    assert measured.delivered is not None
+    assert measured.delivered.shape == [3, SMALL["num_frames"], *SMALL["frame_size"]]
+    assert {stage.name for stage in measured.stages} >= {"decode", "collate", "sink"}
+    assert processes.marked(STUDY_MARK, spec.study, keep=[os.getpid()]) == []
