@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.exceptions import InputError
 from autotune.results import (
+    ALL,
     StudySummary,
     TrialFigures,
     Winner,
     all_trials,
     export_study,
     summary,
+    ties,
     trial_figures,
     winners,
 )
@@ -167,13 +169,17 @@ class Study:
 
         condition = None if where is None else Expression.parse(where, "where")
         with self._database() as (database, record):
-            groups = database.best(record.id, top=top, where=condition)
+            groups = database.best(record.id, top=ALL if top >= 1 else top, where=condition)
             if not groups:
                 raise InputError(
                     f"study {self.name!r} has no trial with a figure"
                     + ("" if where is None else f" for which {where} holds")
                 )
-            found = [_trial(record, t, groups[0].baseline) for t in groups[0].trials]
+            first = groups[0]
+            tied = ties(first, record)
+            found = [
+                _trial(record, t, first.baseline, t.number in tied) for t in first.trials[:top]
+            ]
         return found[0] if top == 1 else found
 
     def winners(self) -> list[Winner]:
@@ -224,11 +230,14 @@ class Study:
             return export_study(database, record, format, trial=trial, unverified=unverified)
 
 
-def _trial(record: StudyRecord, trial: TrialRecord, baseline: TrialRecord | None) -> Trial:
+def _trial(
+    record: StudyRecord, trial: TrialRecord, baseline: TrialRecord | None, tied: bool
+) -> Trial:
+    from autotune.ceilings import Ceilings
     from autotune.search_space import SearchSpace
 
     space = SearchSpace.from_dict(record.space, f"study {record.name!r}")
-    found = dict(trial_figures(trial, baseline))
+    found = dict(trial_figures(trial, baseline, tied=tied, ceilings=Ceilings.of(record)))
     return Trial(**found, flags=shlex.join(space.format_flags(trial.params)))
 
 

@@ -63,7 +63,7 @@ def provenance(database: Database, study: StudyRecord, trial: TrialRecord) -> Pr
     """
     verification = trial.verification
     runs = database.measurements(study.id, trial.number)
-    finished = [run for run in runs if run.state == "finished"]
+    finished = [run for run in runs if run.state == "finished" and run.role != "ceiling"]
     named = {machine.hash: machine for machine in database.machines()}
     machine = named.get(trial.machine or "")
     data = database.dataset_fingerprint(trial.dataset) if trial.dataset is not None else None
@@ -155,6 +155,11 @@ def _refuse(trial: TrialRecord, study: StudyRecord, unverified: bool) -> None:
         raise InputError(
             f"{which} has no figure (its state is {trial.state}); "
             "export another one with --trial, see `autotune trials`"
+        )
+    if trial.stopped_early:
+        raise InputError(
+            f"{which} was stopped early as beyond doubt slower than the best, so it has no figure "
+            "to export; `autotune best` lists those that were measured to their end"
         )
     if trial.verified or unverified:
         return

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.config import Experiment, Plan, experiment_from, resolve
-from autotune.executors.base import Executor
+from autotune.executors.base import Executor, Job
 from autotune.executors.local import LocalExecutor
 from autotune.launching import probe_nodes
 from autotune.observer import StudyObserver, StudyProgress
-from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, published_interval
+from autotune.repeats import half_width, warning
+from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, PRIOR_WITHIN, published_interval
 from autotune.study import StopSignal, specification
-from autotune.trial import Failure, NodeInfo, Params, TrialResult, Value
+from autotune.trial import Contamination, Delivered, Failure, NodeInfo, Params, TrialResult, Value
 
 POLL_SECONDS = 0.2
 
@@ -36,9 +37,13 @@ class MeasureOutcome:
         measured = self.result.measurement
         if measured is None:
             return None
-        half = (measured.within_high - measured.within_low) / 2
+        half = half_width(measured)
         return published_interval(
-            [measured.samples_per_second], [half], PRIOR_BETWEEN_SD, PRIOR_BETWEEN_DOF
+            [measured.samples_per_second],
+            [half],
+            PRIOR_BETWEEN_SD,
+            PRIOR_BETWEEN_DOF,
+            PRIOR_WITHIN,
         )
 
 
@@ -73,6 +78,13 @@ class MeasuredFigures(Value):
     """Length of the steady part."""
     stages: list[dict[str, Any]]
     versions: dict[str, str]
+    contamination: Contamination | None
+    """What others took while it was measured; null where that was not looked for."""
+    page_cache: str | None
+    """``warm`` or ``cold``: how its files were when it began."""
+    delivered: Delivered | None
+    """What the batches were, read from themselves."""
+    warnings: list[str]
     failure: Failure | None
     log_tail: str
     """What the worker printed, where it failed."""
@@ -84,6 +96,8 @@ def measure_experiment(
     flags: Sequence[str] = (),
     overrides: Iterable[str] = (),
     values: Mapping[str, Any] | None = None,
+    *,
+    base: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """The experiment of a single measurement: its baseline is the configuration to measure.
 
@@ -91,6 +105,7 @@ def measure_experiment(
         flags: words of the target's command line; parameters not given are at their defaults.
         overrides: ``key.path=value`` of an experiment, e.g. ``target.num_frames=8``.
         values: dotted key -> value, for options that stand for a key.
+        base: what an experiment file would hold besides; ``overrides`` and ``values`` go first.
 
     Raises:
         InputError: for anything that an experiment does not accept.
@@ -98,7 +113,7 @@ def measure_experiment(
     given = dict(values or {})
     if flags:
         given["baseline"] = shlex.join(flags)
-    document = {"target": {"name": target}}
+    document = {**(base or {}), "target": {"name": target}}
     return experiment_from(document, overrides, given, where=f"measure {target}")
 
 
@@ -140,11 +155,30 @@ def _run(
     signal: StopSignal,
 ) -> TrialResult:
     spec = specification(plan, study, plan.baseline, node)
-    progress = StudyProgress(
-        study="measure",
+    progress = once_progress("measure", node)
+    observer.study_started("measure", False, [node], [], "none")
+    observer.measurement_started(spec.uuid, "measurement", plan.baseline, progress)
+    return wait_for(executor.submit(spec), lambda: signal.requested)
+
+
+def wait_for(job: Job, must_stop: Callable[[], bool]) -> TrialResult:
+    """Wait for a measurement, and stop it once ``must_stop`` says so."""
+    while True:
+        if must_stop():
+            job.stop()
+        try:
+            return job.result(timeout=POLL_SECONDS)
+        except TimeoutError:
+            continue
+
+
+def once_progress(name: str, node: NodeInfo, elapsed: float = 0.0) -> StudyProgress:
+    """What there is to tell of the progress where no study is."""
+    return StudyProgress(
+        study=name,
         trials_done=0,
         trials_total=1,
-        elapsed=0.0,
+        elapsed=elapsed,
         time_left=None,
         best_number=None,
         best_params=None,
@@ -152,16 +186,6 @@ def _run(
         baseline_rate=None,
         num_samples=node.num_samples,
     )
-    observer.study_started("measure", False, [node], [], "none")
-    observer.measurement_started(spec.uuid, "measurement", plan.baseline, progress)
-    job = executor.submit(spec)
-    while True:
-        if signal.requested:
-            job.stop()
-        try:
-            return job.result(timeout=POLL_SECONDS)
-        except TimeoutError:
-            continue
 
 
 def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
@@ -180,6 +204,7 @@ def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
     )
     resources = measured.resources if measured is not None else None
     rate = measured.samples_per_second if measured is not None else 0.0
+    disturbed = warning(measured.contamination) if measured is not None else None
     values = dict.fromkeys(MeasuredFigures.model_fields) | common
     return MeasuredFigures.model_validate(
         values
@@ -189,7 +214,7 @@ def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
             "ci_low": low,
             "ci_high": high,
             "verified": False,
-            "epoch_seconds": outcome.node.num_samples / rate if rate > 0 else None,
+            "epoch_seconds": (outcome.node.num_samples / rate or None) if rate > 0 else None,
             "cpu_percent": resources.cpu_percent if resources else None,
             "host_memory_gib": resources.rss_gib if resources else None,
             "gpu_memory_gib": resources.gpu_memory_gib if resources else None,
@@ -198,6 +223,7 @@ def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
             "failed_clips": [c.model_dump() for c in measured.failed_clips] if measured else [],
             "stages": [s.model_dump() for s in measured.stages] if measured else [],
             "versions": measured.versions if measured else {},
+            "warnings": [disturbed] if disturbed else [],
             "failure": result.failure,
             "log_tail": result.log_tail if failed else "",
             "wall_seconds": result.wall_seconds,

@@ -16,13 +16,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from autotune import processes
+from autotune.delivery import DeliveryCheck, check_accounts
+from autotune.early_stopping import EarlyStopping
 from autotune.exceptions import MeasurementFailed
 from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
+from autotune.stats import MIN_STEADY_BATCHES
 from autotune.trial import (
+    Contamination,
+    Delivered,
     Event,
     FailedClip,
     Failure,
     FirstBatchEvent,
+    Incumbent,
     Measurement,
     MeasurementSettings,
     Resources,
@@ -33,9 +39,11 @@ if TYPE_CHECKING:
     from autotune.consumers import Consumer
     from autotune.targets.base import Batch, Loader
 
-_LOOK_GROWTH = 1.1
+LOOK_GROWTH = 1.1
 """Looks at the interval are spaced by 10 %: looking at every window would find, by luck, a
 narrow interval sooner than there is one."""
+
+_FIRST_LOOK_SECONDS = 1.0
 
 _STALLED_SECONDS = 1.0
 
@@ -48,6 +56,9 @@ class ResourceSampler(Protocol):
 
     def resources(self, start: float, end: float) -> Resources:
         """Means and peaks between two times of CLOCK_MONOTONIC."""
+
+    def contamination(self, start: float, end: float) -> Contamination | None:
+        """What others took between two times of CLOCK_MONOTONIC."""
 
 
 @dataclass
@@ -65,6 +76,13 @@ class Run:
     had_batch: threading.Event = field(default_factory=threading.Event)
     give_up: Callable[[Failure], None] = lambda failure: None
     """Called from another thread when no batch comes because every clip fails."""
+    incumbent: Incumbent | None = None
+    """A run alone that is beyond doubt worse than this is stopped early."""
+    expected: Delivered | None = None
+    """What every batch must be; None where the target does not say."""
+    unmeasured_seconds: float = 0.0
+    """Time since the process began that belongs to no pipeline, e.g. for warming the page cache:
+    it is left out of the time to the first batch."""
 
 
 def measure(
@@ -74,7 +92,8 @@ def measure(
 
     Raises:
         MeasurementFailed: of kind ``data`` where too many clips fail, ``crash`` where the
-            loader's batches end.
+            loader's batches end or samples are missing, ``start_up`` where the batches are not
+            what was asked for (see `delivery`).
     """
     counter = _Counter(loader, consumer, run)
     watch = _Watch(counter, run)
@@ -89,13 +108,62 @@ def measure(
     finally:
         watch.stop()
     failed, clips = counter.check_failures(final=True)
+    check_accounts(loader, counter.delivered)
     decision = decide([record], run.settings)
+    if counter.ended and (decision is None or decision.estimate.batches < MIN_STEADY_BATCHES):
+        raise MeasurementFailed(_too_short(len(record.times)))
     if decision is None:  # only a rank told to stop can have so few
         raise MeasurementFailed(
             Failure(kind="hang", cause=f"rank {run.rank} had {len(record.times)} batches in all")
         )
     resources = telemetry.resources(decision.start, decision.end) if telemetry else Resources()
-    return summarize([record], decision, failed, clips, resources, record.first_batch_seconds)
+    figures = summarize([record], decision, failed, clips, resources, record.first_batch_seconds)
+    disturbance = telemetry.contamination(decision.start, decision.end) if telemetry else None
+    return figures.model_copy(
+        update={
+            "stopped_early": counter.looks.stopped_early,
+            "contamination": disturbance,
+            "delivered": counter.check.delivered(),
+        }
+    )
+
+
+def _too_short(batches: int) -> Failure:
+    return Failure(
+        kind="start_up",
+        cause=f"it ended by itself after {batches} counted steps; a rate needs "
+        f"{MIN_STEADY_BATCHES} steady ones",
+        advice="Let it run longer: more steps, more epochs, or a larger data set.",
+    )
+
+
+class Looks:
+    """When to look at a run that grows by windows, and whether to end it.
+
+    Args:
+        settings: how it is measured.
+        early: asked whether to stop it although its rate is not known well yet.
+    """
+
+    def __init__(self, settings: MeasurementSettings, early: EarlyStopping) -> None:
+        self._settings = settings
+        self._early = early
+        self._next = min(_FIRST_LOOK_SECONDS, settings.min_seconds)
+        self.decision: Decision | None = None
+        """What the last look said."""
+        self.stopped_early = False
+
+    def ended(self, record: Record) -> bool:
+        """Whether the run is to end with the window that was just added."""
+        elapsed = record.windows[-1].end - record.start
+        if elapsed < min(self._next, self._settings.max_seconds):
+            return False
+        self._next = elapsed * LOOK_GROWTH
+        self.decision = decide([record], self._settings)
+        if self.decision is None or self.decision.enough:
+            return self.decision is not None
+        self.stopped_early = self._early.hopeless([record], self.decision)
+        return self.stopped_early
 
 
 class _Counter:
@@ -108,18 +176,27 @@ class _Counter:
         self._batches: Iterator[Batch] = iter(())
         self._step = 0
         self._failed_before = 0
+        self.looks = Looks(run.settings, EarlyStopping(run.incumbent, run.settings))
         self.delivered = 0
+        self.check = DeliveryCheck(run.expected)
+        self.ended = False
+        """The batches ended by themselves."""
         self.last_arrival = time.monotonic()
 
-    def _take(self) -> Batch:
+    def _take(self) -> Batch | None:
+        """The next batch, consumed; None where there is none and the loader may end."""
         batch = next(self._batches, None)
+        if batch is None and self._loader.may_end:
+            self.ended = True
+            return None
         if batch is None:
             cause = f"the loader's batches ended after {self._step}; they must go on until close"
             raise MeasurementFailed(
                 Failure(kind="crash" if self._step else "start_up", cause=cause)
             )
+        self.check.check(batch)
         self._consumer.consume(batch)
-        self.last_arrival = time.monotonic()
+        self.last_arrival = time.monotonic() if batch.arrived is None else batch.arrived
         self._step += 1
         self.delivered += batch.samples
         self._loader.on_epoch_or_step(self._step)
@@ -130,7 +207,7 @@ class _Counter:
         self._batches = iter(self._loader)
         self._take()
         self._run.had_batch.set()
-        self._seconds = processes.age()
+        self._seconds = processes.age() - self._run.unmeasured_seconds
         self._run.emit(
             FirstBatchEvent(time=time.monotonic(), rank=self._run.rank, seconds=self._seconds)
         )
@@ -143,18 +220,15 @@ class _Counter:
         self._loader.stage_stats()  # what was before does not count
         self._failed_before = self._loader.failed()[0]
         start = time.monotonic()
-        began, next_look = start, min(1.0, settings.min_seconds)
-        decision: Decision | None = None
-        while not run.stop.is_set():
+        while not (run.stop.is_set() or self.ended):
             window = self._window(len(record.windows), start, settings.window_seconds)
+            if not window.batches:  # the end came first
+                break
             start = window.end
             record.add(window)
-            looked = False
-            if run.alone and window.end - began >= min(next_look, settings.max_seconds):
-                decision, looked = decide([record], settings), True
-                next_look = (window.end - began) * _LOOK_GROWTH
-            self._report(record, decision)
-            if looked and decision is not None and decision.enough:
+            ended = run.alone and self.looks.ended(record)
+            self._report(record, self.looks.decision)
+            if ended:
                 break
             self.check_failures()
         return record
@@ -178,7 +252,9 @@ class _Counter:
         now = start
         while now - start < seconds and not (arrivals and self._run.stop.is_set()):
             batch = self._take()
-            now = self.last_arrival
+            if batch is None:
+                break
+            now = max(now, self.last_arrival)  # what was reported before counting began
             arrivals.append(now)
             samples.append(batch.samples)
             frames += batch.frames

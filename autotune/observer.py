@@ -9,10 +9,7 @@ from autotune.trial import Event, NodeInfo, Params, TrialResult
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """How far a study is.
-
-    ``verifying`` is the block under way (1-based) and ``blocks`` how many there are.
-    """
+    """How far a study is."""
 
     study: str
     trials_done: int
@@ -25,6 +22,7 @@ class StudyProgress:
     baseline_rate: float | None
     num_samples: int
     phase: str = "search"
+    """``noise floor``, ``search``, ``drift check`` or ``verification``, as shown."""
 
 
 class StudyObserver:

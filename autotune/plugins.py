@@ -25,7 +25,12 @@ Group = Literal["targets", "executors", "samplers"]
 
 _BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "targets": {"spdl_video": "autotune.targets.spdl_video:SpdlVideo"},
+        "targets": {
+            "spdl_video": "autotune.targets.spdl_video:SpdlVideo",
+            "torch_dataloader": "autotune.targets.torch_dataloader:TorchDataLoader",
+            "python": "autotune.targets.python:PythonTarget",
+            "command": "autotune.targets.command:CommandTarget",
+        },
         "executors": {
             "local": "autotune.executors.local:LocalExecutor",
             "ray": "autotune.executors.ray:RayExecutor",

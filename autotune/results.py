@@ -16,14 +16,22 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import Field
 
+from autotune.ceilings import Ceilings
+from autotune.config import Verification
 from autotune.exceptions import InputError
+from autotune.noise import NoiseFloor
 from autotune.search_space import SearchSpace
-from autotune.storage import StudyRecord, TrialRecord, VerificationRecord
+from autotune.stats import rates_tie
+from autotune.storage import BestGroup, StudyRecord, TrialRecord, VerificationRecord
 from autotune.trial import Failure, Params, Value
+from autotune.verification import verification_runs
 from autotune.workloads import describe
 
 if TYPE_CHECKING:
     from autotune.storage import Database
+
+ALL = 10**9
+"""As many of the best as there are."""
 
 DURATION_OF_LAST = 10
 """The time left is told from the mean of so many last measurements."""
@@ -77,12 +85,22 @@ class TrialFigures(Value):
     measurements: int
     ratio: float | None = None
     """To the baseline's search figure: not verified, for orientation."""
+    tied: bool = False
+    """Whether its search figure lies within the noise floor of the best one's that it was ranked
+    with: the search cannot tell the two apart. False for the best itself."""
+    ceiling_share: float | None = None
+    """samples/s over what the consumer takes when it is fed from memory; null where there is no
+    such ceiling."""
+    stopped_early: bool
+    """Beyond doubt slower than the best so far: the figures are an estimate, never ranked."""
     verified: bool
     verification: VerifiedGain | None
     feasible: bool
     violated: list[Any] = Field(default_factory=list)
     failure: Failure | None
     warnings: list[str] = Field(default_factory=list)
+    page_cache: str | None = None
+    """``warm`` or ``cold``: how the files were when a run began."""
     machine: str | None
     dataset: str | None
 
@@ -105,6 +123,10 @@ class StudySummary(Value):
     verified: bool
     best: TrialFigures | None
     baseline: TrialFigures | None
+    noise: NoiseFloor | None
+    """What fresh runs of one configuration differ by; null where it was not measured."""
+    ceilings: Ceilings | None
+    """What no configuration can exceed, by workload; null where it was not measured."""
     created_at: datetime
     updated_at: datetime
 
@@ -122,8 +144,15 @@ class Winner(Value):
     baseline: TrialFigures | None
 
 
-def trial_figures(trial: TrialRecord, baseline: TrialRecord | None = None) -> TrialFigures:
-    """The object of a trial; ``baseline`` is that of its workload."""
+def trial_figures(
+    trial: TrialRecord,
+    baseline: TrialRecord | None = None,
+    *,
+    tied: bool = False,
+    ceilings: Ceilings | None = None,
+) -> TrialFigures:
+    """The object of a trial; ``baseline`` is that of its workload, ``tied`` from `ties`,
+    ``ceilings`` those of its study."""
     ratio = None
     if trial.samples_per_second and baseline is not None and baseline.samples_per_second:
         ratio = trial.samples_per_second / baseline.samples_per_second
@@ -135,8 +164,14 @@ def trial_figures(trial: TrialRecord, baseline: TrialRecord | None = None) -> Tr
     return TrialFigures(
         **values,
         workload=trial.workload_key,
+        ceiling_share=(
+            None
+            if ceilings is None
+            else ceilings.share(trial.workload_key, trial.samples_per_second)
+        ),
         host_memory_gib=trial.rss_gib,
         ratio=ratio,
+        tied=tied,
         verification=_verified_gain(trial, trial.verification),
     )
 
@@ -170,7 +205,33 @@ def all_trials(database: Database, record: StudyRecord) -> list[TrialFigures]:
     """Every trial of a study, by number, each beside the baseline of its workload."""
     trials = database.trials(record.id)
     baselines = baselines_by_workload(trials)
-    return [trial_figures(trial, baselines.get(trial.workload_key)) for trial in trials]
+    ceilings = Ceilings.of(record)
+    tied = {number for group in database.best(record.id, top=ALL) for number in ties(group, record)}
+    return [
+        trial_figures(
+            trial,
+            baselines.get(trial.workload_key),
+            tied=trial.number in tied,
+            ceilings=ceilings,
+        )
+        for trial in trials
+    ]
+
+
+def ties(group: BestGroup, record: StudyRecord) -> list[int]:
+    """The trials of a group whose search figure lies within the noise floor of the best one's.
+
+    ``group`` must hold all that are ranked with each other. Without a noise floor none is a tie.
+    """
+    noise = NoiseFloor.of(record)
+    if noise is None or not group.trials:
+        return []
+    best, *others = group.trials
+    return [
+        trial.number
+        for trial in others
+        if rates_tie(best.samples_per_second or 0.0, trial.samples_per_second or 0.0, noise.floor)
+    ]
 
 
 def baselines_by_workload(trials: Iterable[TrialRecord]) -> dict[str, TrialRecord]:
@@ -204,6 +265,7 @@ def summary(database: Database, record: StudyRecord) -> StudySummary:
     baselines = baselines_by_workload(trials)
     best = best_trial(trials)
     done = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
+    ceilings = Ceilings.of(record)
     state, reason = state_now(database, record)
     total = (record.experiment.get("budget") or {}).get("trials")
     # Compared within a workload: the baseline that stands beside the best is that of its own.
@@ -220,8 +282,10 @@ def summary(database: Database, record: StudyRecord) -> StudySummary:
         elapsed_seconds=record.elapsed_seconds,
         time_left_seconds=_time_left(database, record, len(done)) if state == "running" else None,
         verified=best is not None and best.verified,
-        best=None if best is None else trial_figures(best, beside),
-        baseline=None if first is None else trial_figures(first, first),
+        best=None if best is None else trial_figures(best, beside, ceilings=ceilings),
+        baseline=None if first is None else trial_figures(first, first, ceilings=ceilings),
+        ceilings=ceilings,
+        noise=NoiseFloor.of(record),
         created_at=record.created_at,
         updated_at=record.updated_at,
     )
@@ -237,9 +301,8 @@ def _time_left(database: Database, record: StudyRecord, done: int) -> float | No
     measured = database.measurements(record.id)
     last = [m.wall_seconds for m in measured[-DURATION_OF_LAST:]]
     if (total := budget.get("trials")) is not None and last:
-        finalists, blocks = verification.get("finalists", 0), verification.get("blocks", 0)
-        rerun = 2 * blocks + (2 * finalists if finalists > 1 else 0) if finalists else 0
-        rerun -= sum(m.role not in ("search", "baseline") for m in measured)
+        rerun = verification_runs(Verification.model_validate(verification))
+        rerun -= sum(m.role in ("selection", "verification") for m in measured)
         runs = max(0, total - done) + max(0, rerun)
         estimates.append(runs * sum(last) / len(last))
     return min(estimates) if estimates else None
@@ -301,6 +364,7 @@ def across_workloads(
 def winners(database: Database, record: StudyRecord) -> list[Winner]:
     """The best trial of every workload, verified ones first."""
     space = SearchSpace.from_dict(record.space, f"study {record.name!r}")
+    ceilings = Ceilings.of(record)
     found = []
     for group in database.best(record.id):
         trial = group.trials[0]
@@ -309,11 +373,11 @@ def winners(database: Database, record: StudyRecord) -> list[Winner]:
                 workload=varied_workload(space, trial.params),
                 verified=trial.verified,
                 flags=shlex.join(space.format_flags(trial.params)),
-                trial=trial_figures(trial, group.baseline),
+                trial=trial_figures(trial, group.baseline, ceilings=ceilings),
                 baseline=(
                     None
                     if group.baseline is None
-                    else trial_figures(group.baseline, group.baseline)
+                    else trial_figures(group.baseline, group.baseline, ceilings=ceilings)
                 ),
             )
         )

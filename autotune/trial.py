@@ -62,6 +62,10 @@ class MeasurementSettings(Value):
     page_cache: Literal["auto", "warm", "cold"] = "auto"
     """Whether the files a measurement reads are in memory before it begins: ``warm`` reads them,
     ``cold`` evicts them, ``auto`` is warm where they fit into half of the available memory."""
+    repeats: int = Field(2, ge=0, le=2)
+    """How often a measurement that others disturbed is made again; the least disturbed counts."""
+    early_stopping: bool = True
+    """Whether a search ends a run that is beyond doubt worse than the best one so far."""
 
 
 class Limits(Value):
@@ -94,6 +98,11 @@ class Incumbent(Value):
     """Degrees of freedom behind ``spread``."""
 
 
+Mode = Literal["loader", "ceiling", "stages"]
+"""``loader`` measures the pipeline; ``ceiling`` the consumer fed from memory with batches that
+the pipeline made; ``stages`` each stage alone, in one process."""
+
+
 class TrialSpec(Value):
     """One measurement to make: one configuration, in fresh processes."""
 
@@ -113,11 +122,14 @@ class TrialSpec(Value):
     seed: int = 0
     measurement: MeasurementSettings = MeasurementSettings()
     limits: Limits = Limits()
-    mode: Literal["loader", "ceiling", "stages"] = "loader"
-    """``loader`` measures the pipeline; ``ceiling`` the consumer fed from memory with batches that
-    the pipeline made; ``stages`` each stage alone."""
+    mode: Mode = "loader"
     incumbent: Incumbent | None = None
     """Set where the trial may be stopped early."""
+
+    def in_mode(self, mode: Mode) -> TrialSpec:
+        """The same configuration measured for another purpose."""
+        ranks = 1 if mode == "stages" else self.ranks
+        return self.model_copy(update={"mode": mode, "ranks": ranks})
 
 
 # --------------------------------------------------------------------------- what was seen
@@ -242,9 +254,10 @@ class Measurement(Value):
     within_high: float
     """95 % interval of the mean within this run (batch means); `stats.between_run_sd` widens it."""
     fps: float
-    decoded_fps: float
-    unique_frames: float
-    """Mean number of different frames per sample."""
+    decoded_fps: float | None
+    """None where the target cannot count what it decodes."""
+    unique_frames: float | None
+    """Mean number of different frames per sample; None where the target cannot tell."""
     time_to_first_batch: float
     """From the start of the worker process to the first batch, seconds."""
     accelerator_utilization: float
@@ -293,6 +306,9 @@ FailureKind = Literal[
     "contaminated",
     "infrastructure",
 ]
+"""A closed list. ``contaminated`` is a measurement that others kept from being judged at all: files
+that do not stay in the page cache, a GPU whose memory foreign processes hold. One that was slowed
+has a figure, and is marked (`Contamination`)."""
 
 
 class Failure(Value):
@@ -407,9 +423,21 @@ class ProbeRequest(Value):
     data_dir: str | None = None
     cache_dir: str
     """Where the manifest is written."""
-    prewarm: bool = True
-    """Read the files that measurements will touch once, so that all find them cached."""
+    page_cache: Literal["auto", "warm", "cold"] = "auto"
+    """``measurement.page_cache`` of the experiment: the files that a measurement can touch are
+    read into memory or evicted, and where that is not possible the study is refused."""
+    max_seconds: float = 30.0
+    """``measurement.max_seconds``: how much a measurement can touch."""
     seed: int = 0
+
+
+class UnavailableValue(Value):
+    """A parameter's value that a node cannot run, whatever the other parameters are."""
+
+    parameter: str
+    value: Scalar
+    reason: str
+    """Why, with the remedy."""
 
 
 class NodeInfo(Value):
@@ -421,10 +449,16 @@ class NodeInfo(Value):
     """``cpu_count``, ``gpu_count``, ``memory_gib``: of the measuring node."""
     manifest: str | None = None
     """Path of the manifest file on that node."""
+    page_cache: Literal["warm", "cold"] | None = None
+    """The state of the files that every measurement on that node begins with; None without."""
     manifest_hash: str | None = None
     num_samples: int = 0
     """Data set size, for the epoch time."""
     warnings: list[str] = Field(default_factory=list)
+    unavailable: list[UnavailableValue] = Field(default_factory=list)
+    """Values that this node cannot run: they are left out of the search."""
+    suspects: list[str] = Field(default_factory=list)
+    """Parameters of which what is measured shows no sign (see `Target.suspects`)."""
     error: str | None = None
     """Set when the node cannot measure this; ``error_kind`` says whose fault it is."""
     error_kind: Literal["input", "unsupported"] | None = None

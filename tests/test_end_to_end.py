@@ -37,7 +37,8 @@ search_space:
 enqueue:
   - {{num_decode_threads: 2, process_mode: subprocess, arena: pool}}
 budget: {{trials: 3}}
-measurement: {{min_seconds: 0.5, max_seconds: 1.0}}
+measurement: {{min_seconds: 0.5, max_seconds: 1.0, repeats: 0}}
+noise: {{runs: 0, drift_every: 0}}
 verification: {{finalists: 1, blocks: 4}}
 executor: {{kind: local}}
 """

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent / "targets_for_tests"))
 from helpers import FOLDER, ROOT, marked, specification, wait_for
 
 from autotune import processes
-from autotune.supervisor import child_environment, end_leftovers, supervise
+from autotune.cleanup import end_leftovers
+from autotune.supervisor import child_environment, supervise
 from autotune.trial import (
     STUDY_MARK,
     TRIAL_MARK,

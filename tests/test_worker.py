@@ -237,12 +237,12 @@ def test_a_process_is_named_for_good() -> None:
 
 
 def test_only_segments_made_since_and_unused_are_removed(tmp_path: Path) -> None:
-    import time
     from multiprocessing import shared_memory
 
+    from autotune.shared_memory import listing, remove, used_by
+
     old = shared_memory.SharedMemory(create=True, size=4096)
-    border = time.time() + 0.1
-    time.sleep(0.2)
+    before = listing()
     used = shared_memory.SharedMemory(create=True, size=4096)
     free = Path("/dev/shm") / f"autotune-test-{os.getpid()}"
     free.write_bytes(b"x")
@@ -250,8 +250,8 @@ def test_only_segments_made_since_and_unused_are_removed(tmp_path: Path) -> None
     elsewhere.write_bytes(b"x")
     paths = [f"/dev/shm/{old.name}", f"/dev/shm/{used.name}", str(free), str(elsewhere)]
     try:
-        assert set(paths[:2]) <= processes.shared_memory_of([os.getpid()])
-        assert processes.remove_shared_memory(paths, since=border) == [str(free)]
+        assert set(paths[:2]) <= used_by([os.getpid()])
+        assert remove(paths, before) == [str(free)]
         assert all(os.path.exists(path) for path in (*paths[:2], elsewhere))
     finally:
         for segment in (old, used):

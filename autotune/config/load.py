@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from autotune import plugins
 from autotune.config.models import Experiment
 from autotune.exceptions import InputError
 from autotune.search_space.document import parse_yaml, read_yaml
@@ -73,6 +74,7 @@ def experiment_from(
         shown = "--set storage=***" if key == "storage" else f"--set {override}"
         _put(data, key, value, shown)
         origins[key] = shown
+    _default_folders(data)
     _resolve_paths(data, folder, where, environ)
     late: dict[str, Any] = {}
     for key, value in (values or {}).items():
@@ -122,13 +124,31 @@ def _resolve_paths(
 ) -> None:
     """Make the paths of an experiment absolute, in place; wrong types are left to validation."""
     target = data.get("target")
-    if isinstance(target, dict) and isinstance(target.get("data_dir"), str):
-        target["data_dir"] = _path(target["data_dir"], folder, f"{where}: target.data_dir", environ)
+    if isinstance(target, dict):
+        for key in ("data_dir", *_target_folders(target)):
+            if isinstance(target.get(key), str):
+                target[key] = _path(target[key], folder, f"{where}: target.{key}", environ)
     space = data.get("search_space")
     if isinstance(space, str):
         data["search_space"] = space = {"base": space}
     if isinstance(space, dict) and isinstance(space.get("base"), str) and is_path(space["base"]):
         space["base"] = _path(space["base"], folder, f"{where}: search_space", environ)
+
+
+def _target_folders(target: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of ``target`` that are folders besides ``data_dir``."""
+    name = target.get("name")
+    if not isinstance(name, str) or name not in plugins.available("targets"):
+        return ()  # `resolve` says so
+    return tuple(getattr(plugins.load_target(name), "folders", ()))
+
+
+def _default_folders(data: dict[str, Any]) -> None:
+    """Put the experiment's own folder where a folder is not given, in place."""
+    target = data.get("target")
+    if isinstance(target, dict):
+        for key in _target_folders(target):
+            target.setdefault(key, ".")
 
 
 def is_path(base: str) -> bool:

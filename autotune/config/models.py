@@ -101,6 +101,11 @@ class Budget(Section):
     """The baseline included."""
     patience: int | None = Field(None, ge=1)
     """Trials without a better one after which the search ends."""
+    stop_at_ceiling: float | None = Field(0.03, ge=0, lt=1)
+    """The search ends within this share of what the consumer takes when fed from memory; None: it
+    goes on."""
+    target_rate: float | None = Field(None, gt=0)
+    """The search ends at so many samples/s."""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,8 +124,28 @@ class Verification(Section):
 
     finalists: int = Field(1, ge=0)
     """Best trials measured again; 0: nothing is verified."""
-    blocks: int = Field(6, ge=4)
-    """Interleaved runs of baseline and finalist; below 4 the interval says little."""
+    blocks: int = Field(12, ge=4)
+    """The most blocks: interleaved runs of baseline and winner. Below 4 an interval says little."""
+    min_blocks: int = Field(6, ge=4)
+    """So many blocks always; they decide how many more are needed. Above ``blocks``: ``blocks``."""
+    half_width: float = Field(0.02, gt=0, lt=1)
+    """Blocks are added until the gain is known to this (relative), or to the noise floor where
+    that is wider."""
+
+    @property
+    def first_blocks(self) -> int:
+        """Blocks that are measured in any case."""
+        return min(self.min_blocks, self.blocks)
+
+
+class Noise(Section):
+    """Repeats of the baseline: what fresh runs differ by, and whether the machine changes."""
+
+    runs: int = Field(5, ge=0)
+    """Fresh runs of the baseline at the start, its trial among them; 0: no noise floor. Below 5 a
+    prior is pooled in."""
+    drift_every: int = Field(10, ge=0)
+    """The baseline is run again after so many trials; 0: never."""
 
 
 class ExecutorSection(Section):
@@ -148,6 +173,7 @@ class Experiment(Section):
     budget: Budget = Field(default_factory=lambda: Budget(trials=DEFAULT_TRIALS))
     measurement: MeasurementSettings = MeasurementSettings()
     limits: Limits = Limits()
+    noise: Noise = Noise()
     verification: Verification = Verification()
     sampler: Literal["auto", "tpe", "gp", "random", "qmc", "grid"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -59,8 +59,9 @@ def resolve(experiment: Experiment) -> Plan:
             f"{where}: executor.kind: {experiment.executor.kind} is not accepted. "
             f"{did_you_mean(experiment.executor.kind, kinds)}Accepted: {listed(kinds)}"
         )
-    space = _load_space(experiment)
+    space = _load_space(experiment, target)
     fixed, settings = _split_target(experiment, target, space)
+    settings = target.prepare(experiment, space, settings)
     baseline = _configuration(experiment.baseline, space, fixed, f"{where}: baseline")
     searched = space.subset(fixed, experiment.vary_workload, baseline, where)
     _check_known(target, space, baseline, where)
@@ -154,10 +155,22 @@ def _load_target(experiment: Experiment) -> Target:
     return plugins.load_target(name)
 
 
-def _load_space(experiment: Experiment) -> SearchSpace:
+def _takes_any_parameter(target: Target) -> bool:
+    """Whether the parameters are the user's own, see `OpenParams`."""
+    return target.Params.model_config.get("extra") == "allow"
+
+
+def _load_space(experiment: Experiment, target: Target) -> SearchSpace:
     section = experiment.search_space
     name = experiment.target.name
     place = f"{experiment.source}: search_space"
+    if _takes_any_parameter(target) and (section is None or section.base is None):
+        if section is None or not section.parameters:
+            raise InputError(
+                f"{place}: is missing: the parameters of {name} are your own. Give "
+                "{parameters: {num_workers: {min: 1, max: 8, default: 4}}}, or the path of a file"
+            )
+        return SearchSpace.from_dict({"target": name, "parameters": section.parameters}, place)
     base = (section.base if section else None) or name
     if is_path(base):
         path = Path(base)
@@ -232,6 +245,8 @@ def _check_known(target: Target, space: SearchSpace, baseline: Params, where: st
     place = f"{where}: search_space: parameters"
     for name, parameter in space.parameters.items():
         if name not in model.model_fields:
+            if _takes_any_parameter(target):
+                continue
             raise InputError(
                 f"{place}.{name}: the target {space.target} has no such parameter. "
                 f"{did_you_mean(name, model.model_fields)}Accepted: {listed(model.model_fields)}"

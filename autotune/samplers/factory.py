@@ -9,7 +9,7 @@ from autotune.exceptions import InputError
 from autotune.search_space import SearchSpace
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import BaseSampler, GPSampler
 
 SAMPLERS = ("auto", "tpe", "gp", "random", "qmc", "grid")
 
@@ -67,13 +67,14 @@ def make_sampler(kind: str, seed: int, startup_trials: int = 10) -> BaseSampler:
                 n_startup_trials=startup_trials,
             )
         if kind == "gp":
-            return optuna.samplers.GPSampler(
+            sampler = optuna.samplers.GPSampler(
                 seed=seed,
                 n_startup_trials=startup_trials,
                 deterministic_objective=False,
                 warn_independent_sampling=False,
                 independent_sampler=optuna.samplers.RandomSampler(seed=seed),
             )
+            return _quicker(sampler)
         if kind == "qmc":
             return optuna.samplers.QMCSampler(
                 seed=seed,
@@ -82,3 +83,13 @@ def make_sampler(kind: str, seed: int, startup_trials: int = 10) -> BaseSampler:
                 warn_asynchronous_seeding=False,
             )
     raise InputError(f"sampler: {kind!r} is not known; accepted: {', '.join(SAMPLERS)}")
+
+
+def _quicker(sampler: GPSampler) -> GPSampler:
+    """The same with fewer restarts of its acquisition search: a proposal takes 0.2 s instead of
+    0.6 s on two cores, while the machine waits. Optuna has no public setting for it; where its
+    attributes have other names the sampler is as it was."""
+    for name, value in (("_n_local_search", 3), ("_n_preliminary_samples", 1024)):
+        if hasattr(sampler, name):
+            setattr(sampler, name, value)
+    return sampler

@@ -30,6 +30,7 @@ Origin = Literal["baseline", "enqueued", "sampler", "random"]
 
 ORIGIN = "autotune:origin"
 PENALTY = "autotune:penalty"
+STOPPED_EARLY = "autotune:stopped_early"
 
 MAX_REJECTIONS = 25
 """So many proposals in a row may break a constraint, or repeat what was measured, before a valid
@@ -151,6 +152,37 @@ class Proposer:
             else:
                 self._tell_figure(study, trial, value, violated or {})
 
+    @property
+    def stopped_state(self) -> Literal["PRUNED", "COMPLETE"]:
+        """What Optuna is told of a trial that was stopped early.
+
+        TPE ranks pruned trials behind every completed one. The others never look at them and
+        would propose the region again, so for them the trial is complete.
+        """
+        return "PRUNED" if self._kind == "tpe" else "COMPLETE"
+
+    def tell_stopped_early(
+        self, proposal: Proposal, estimate: float, violated: Mapping[str, float] | None = None
+    ) -> None:
+        """Tell Optuna that a trial was stopped as hopeless: `stopped_state`, the estimate that it
+        had reached, and the user attribute ``autotune:stopped_early``.
+
+        Args:
+            estimate: samples/s.
+            violated: as in `tell`.
+        """
+        from optuna.trial import TrialState
+
+        self._note(self._space.canonical(proposal.params), proposal.number, estimate)
+        for study, trial in ((self._study, proposal.trial), (self._copy, proposal.copy)):
+            trial.set_user_attr(STOPPED_EARLY, True)
+            if self.stopped_state == "COMPLETE":
+                self._tell_figure(study, trial, estimate, violated or {})
+                continue
+            self._constrain(trial, violated or {})
+            trial.report(estimate, step=0)
+            study.tell(trial, state=TrialState.PRUNED)
+
     def tell_infrastructure(self, proposal: Proposal) -> None:
         """Tell Optuna that nothing was learnt: the fault was not the configuration's."""
         from optuna.trial import TrialState
@@ -231,10 +263,13 @@ class Proposer:
         value: float,
         violated: Mapping[str, float],
     ) -> None:
+        self._constrain(trial, violated)
+        study.tell(trial, value)
+
+    def _constrain(self, trial: optuna.Trial, violated: Mapping[str, float]) -> None:
         trial.set_constraint("ran", -1.0)
         for name in self._figure_constraints:
             trial.set_constraint(name, violated.get(name, -1.0))
-        study.tell(trial, value)
 
     def _tell_penalty(self, study: optuna.Study, trial: optuna.Trial) -> None:
         penalty = self._worst if self._worst is not None else 0.0

@@ -10,12 +10,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from autotune.trial import FailedClip, StageStats, TrialSpec
+from autotune.trial import (
+    Delivered,
+    FailedClip,
+    StageCeiling,
+    StageStats,
+    TrialSpec,
+    UnavailableValue,
+)
 from autotune.trial import Params as Configuration
+
+if TYPE_CHECKING:
+    from autotune.config import Experiment
+    from autotune.search_space import SearchSpace
+
+
+class OpenParams(BaseModel):
+    """For `Target.Params` of a target whose parameters are the user's own: any name will do."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +49,21 @@ class Batch:
     frames: int
     """Frames handed over, padding included."""
     unique_frames: int
+    """0 where the loader cannot tell; likewise ``decoded_frames``."""
     decoded_frames: int
+    arrived: float | None = None
+    """When it was ready (CLOCK_MONOTONIC), where another process consumed it; None: when it is
+    consumed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """What a loader knows of the whereabouts of its samples."""
+
+    handed_out: int
+    """Samples that its source handed out, over all epochs."""
+    capacity: int
+    """Most samples that can be under way: in stages, queues and half-made batches."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +78,10 @@ class BuildContext:
 
 class Loader(ABC):
     """A pipeline that was built. Iterating never ends until `close` is called."""
+
+    may_end: ClassVar[bool] = False
+    """Whether batches may end for good before that, as those of a command do. What was delivered
+    then makes the figure, if it is enough."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -71,6 +106,11 @@ class Loader(ABC):
     def on_epoch_or_step(self, step: int) -> None:  # noqa: B027 (most loaders need nothing here)
         """Called after every consumed batch, for policies such as ``gc_policy``."""
 
+    def accounts(self) -> Accounts | None:
+        """How many samples were handed out so far, so that dropped ones are noticed; None where
+        the loader cannot tell."""
+        return None
+
     def versions(self) -> dict[str, str]:
         """The libraries that do the work, as loaded (e.g. the FFmpeg that was really mapped)."""
         return {}
@@ -86,6 +126,22 @@ class Target(ABC):
     """One field a parameter, with type and default: the parameters this target understands."""
     Settings: ClassVar[type[BaseModel]]
     """Fixed settings that are not parameters, e.g. num_frames, frame_size."""
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Settings that are folders: relative to the experiment file, by default its own folder."""
+
+    def prepare(
+        self, experiment: Experiment, space: SearchSpace, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The settings that the workers get, in the driver, when an experiment is read.
+
+        Args:
+            experiment: as the user wrote it; ``space`` all its parameters.
+            settings: of the experiment, defaults filled in; JSON-able.
+
+        Raises:
+            InputError: if this target cannot run such an experiment.
+        """
+        return settings
 
     @abstractmethod
     def environment(self, params: Configuration, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -104,9 +160,42 @@ class Target(ABC):
             DataError, InputError: if the data cannot be read.
         """
 
+    def expected(self, spec: TrialSpec) -> Delivered | None:
+        """What the batches of a configuration must be, from the specification alone.
+
+        Every batch is held to its shape, type and kind of device (``cpu``, ``cuda``). None where
+        the target does not know it: then batches are held to the first one.
+        """
+        return None
+
     def machine(self, params: Configuration, settings: Mapping[str, Any]) -> dict[str, Any]:
         """This target's part of the machine fingerprint (e.g. FFmpeg and SPDL versions).
 
         Runs in a process started with `environment`.
         """
         return {}
+
+    def stages_alone(self, context: BuildContext) -> list[StageCeiling]:
+        """What each stage of this configuration reaches alone, fed from memory: at its own
+        concurrency and at all cores. Empty where the target does not run its stages alone.
+
+        Takes a few seconds at most. Runs in a process of its own, which builds no loader.
+
+        Raises:
+            UnsupportedError, DataError, InputError: as `build`.
+        """
+        return []
+
+    def unavailable(
+        self, params: Configuration, settings: Mapping[str, Any]
+    ) -> list[UnavailableValue]:
+        """Values that this machine cannot run, e.g. of a decoder that is not installed.
+
+        Runs in a process started with `environment`, once before a node's first measurement.
+        """
+        return []
+
+    def suspects(self, params: Configuration, settings: Mapping[str, Any]) -> list[str]:
+        """Parameters of which what is measured shows no sign: it may ignore them. The user is
+        told if they make no difference either."""
+        return []

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from autotune.targets.base import Target
 
 _STDIN = 0
+_FIRST_TO_GO = 1000
+"""When memory runs out the kernel takes the trial, never the driver."""
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -41,11 +43,15 @@ def main(argv: list[str]) -> NoReturn:
 
             variable, _, value = options.mark.partition("=")
             fork_guardian(_STDIN, variable, value)
+            # not the guardian: it has to outlive what it guards
+            processes.offer_to_the_kernel(_FIRST_TO_GO)
+            processes.adopt_orphans()
         received = _read_line(_STDIN)
     else:
         with open(options.spec_fd, "rb") as file:
             received = file.read()
     line, _, seen = received.partition(b"\n")
+    processes.note_forks()
     departure = Departure()
 
     if options.probe:

@@ -16,10 +16,12 @@ import threading
 from typing import NoReturn
 
 from autotune import processes
+from autotune.shared_memory import SegmentWatch
 
 _log = logging.getLogger("autotune.worker")
 
 _GRACE_SECONDS = 2.0
+_CHILDREN_SECONDS = 0.5
 
 
 class Departure:
@@ -27,6 +29,7 @@ class Departure:
 
     def __init__(self) -> None:
         self._status: int | None = None
+        self._segments = SegmentWatch()
         atexit.register(self._last)
 
     def leave(self, status: int) -> NoReturn:
@@ -41,6 +44,8 @@ class Departure:
     def at_once(self, status: int) -> NoReturn:
         """End from any thread, without exit handlers."""
         flush()
+        self._segments.leave_note([os.getpid(), *processes.descendants(os.getpid())])
+        _end_children()
         os._exit(status)
 
     def _last(self) -> None:
@@ -56,6 +61,26 @@ class Departure:
             len(processes.descendants(os.getpid())),
         )
         self.at_once(self._status or 0)
+
+
+def _end_children() -> None:
+    """End what the loader did not: once this process is gone, which adopts orphans, nothing says
+    any more whose a process is that dropped our mark and left our session. The helpers of
+    multiprocessing end by themselves, when they have tidied up."""
+
+    def left() -> list[int]:
+        return [
+            pid
+            for pid in processes.descendants(os.getpid())
+            if processes.name_of(pid) != processes.GUARDIAN_NAME
+            and "multiprocessing" not in processes.command_of(pid, 4096)
+        ]
+
+    # twice: a child that ends during the first look may just have left one of its own
+    ended, _ = processes.end(lambda: left() or left(), grace=0.0, timeout=_CHILDREN_SECONDS)
+    if ended:
+        _log.warning("ended child processes that the loader left: %s", "; ".join(ended[:10]))
+        flush()
 
 
 def flush() -> None:

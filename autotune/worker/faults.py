@@ -1,4 +1,8 @@
-"""Which kind of failure an exception in the worker is: by its type, never by its text."""
+"""Which kind of failure an exception in the worker is: by its type and its error code.
+
+A message is read for one thing alone: the name of CUDA's error code, where a native library
+gives it in no other form.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,12 @@ from autotune.exceptions import DataError, InputError, MeasurementFailed, Unsupp
 from autotune.trial import Failure, FailureKind
 
 _MAX_CAUSE = 500
+
+_CUDA_OUT_OF_MEMORY = 2
+"""``CUDA_ERROR_OUT_OF_MEMORY`` and ``cudaErrorMemoryAllocation``: cuda.h, driver_types.h."""
+
+_CUDA_NAMES = ("CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation")
+"""The same, as a native library spells its error code where it raises a bare RuntimeError."""
 
 
 def failure_of(error: BaseException, had_batch: bool) -> Failure:
@@ -39,18 +49,36 @@ def _kind_of(error: BaseException) -> FailureKind | None:
     if isinstance(error, MemoryError):
         return "host_out_of_memory"
     torch = sys.modules.get("torch")  # not imported: then it cannot have raised
-    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "gpu_out_of_memory"
+    if _is_cuda_out_of_memory(error):
         return "gpu_out_of_memory"
     return None
 
 
+def _is_cuda_out_of_memory(error: BaseException) -> bool:
+    """By the code that CUDA gave: an attribute (``torch.AcceleratorError.error_code``,
+    ``cupy``'s ``status``), else its name in the message of a RuntimeError."""
+    if type(error).__module__.partition(".")[0] in ("torch", "cupy", "cupy_backends"):
+        codes = (getattr(error, "error_code", None), getattr(error, "status", None))
+        if _CUDA_OUT_OF_MEMORY in codes:
+            return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in _CUDA_NAMES)
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was raised from, and the members of exception groups."""
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if link is None or id(link) in seen:
+            continue
         seen.add(id(link))
         yield link
-        link = link.__cause__
+        waiting.append(link.__cause__)
+        if isinstance(link, BaseExceptionGroup):
+            waiting += link.exceptions
 
 
 def _cause(error: BaseException) -> str:

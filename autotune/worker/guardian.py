@@ -10,14 +10,20 @@ worker's own death, and lives in a session of its own.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
 import time
 
 from autotune import processes
+from autotune.process_tree import ProcessTree
+from autotune.shared_memory import SegmentWatch
 
-_WATCH_MILLISECONDS = 1000
+_WATCH_MILLISECONDS = 250
+_TREE_SECONDS = 1.0
+_MAX_SHARE = 0.002
+"""Of one core, for looking at the trial's processes."""
 _GRACE_SECONDS = 0.3
 _PATIENCE_SECONDS = 5.0
 
@@ -38,27 +44,44 @@ def fork_guardian(control: int, variable: str, value: str) -> int:
 
 
 def _guard(control: int, variable: str, value: str) -> None:
+    worker = os.getppid()
     os.setsid()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     pipe = _keep_only(control)
     processes.set_name(processes.GUARDIAN_NAME)
 
-    me, began = os.getpid(), time.time()
     supervisor = os.environ.get(processes.SUPERVISOR_MARK, "")
-    segments = _Segments(variable, value)
+    folder = os.environ.get(processes.SCRATCH_MARK)
+    tree, segments = ProcessTree(variable, value, worker, folder), SegmentWatch()
+    looked, cost = -math.inf, 0.0
     poller = select.poll()
     poller.register(pipe, 0)  # POLLHUP is always reported
     while not poller.poll(_WATCH_MILLISECONDS):
-        segments.update()
+        segments.update(tree.remaining)
+        began = time.monotonic()
+        if began - looked >= max(_TREE_SECONDS, cost / _MAX_SHARE):
+            cpu = time.thread_time()
+            tree.update()  # to know them for good, whatever they do to hide
+            looked, cost = began, time.thread_time() - cpu
     # a supervisor that lives closed the pipe because the trial is over, and ends what is left
-    patience = _PATIENCE_SECONDS if processes.exists(supervisor) else 0.0
-    processes.end(
-        lambda: processes.marked(variable, value, keep=(me,)),
-        grace=_GRACE_SECONDS,
-        patience=patience,
-    )
-    processes.remove_shared_memory(segments.seen, since=began)
+    if processes.exists(supervisor):
+        processes.end(tree.remaining, grace=_GRACE_SECONDS, patience=_PATIENCE_SECONDS)
+    else:
+        # the worker first, at once: it would go on to report to nobody; then what may have
+        # something to tidy up, multiprocessing's trackers among it
+        processes.send([worker] if worker in tree.remaining() else [], signal.SIGKILL)
+        processes.end(tree.remaining, grace=_GRACE_SECONDS)
+        segments.read_note(folder)
+        _remove(folder)
+    segments.remove(tree.ever)
+
+
+def _remove(folder: str | None) -> None:
+    if folder:
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_only(control: int) -> int:
@@ -74,23 +97,3 @@ def _keep_only(control: int) -> int:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
     return pipe
-
-
-class _Segments:
-    """Shared memory of the trial, seen while its processes live: once they were killed nothing
-    says whose a segment was."""
-
-    def __init__(self, variable: str, value: str) -> None:
-        self.seen: set[str] = set()
-        self._listing: set[str] = set()
-        self._mark = (variable, value)
-
-    def update(self) -> None:
-        """Look again, in the processes only where something new appeared in /dev/shm."""
-        try:
-            listing = set(os.listdir("/dev/shm"))
-        except OSError:
-            return
-        if listing - self._listing:
-            self.seen |= processes.shared_memory_of(processes.marked(*self._mark))
-        self._listing = listing

@@ -22,7 +22,9 @@ from typing import IO, NoReturn, cast
 
 from pydantic import ValidationError
 
-from autotune import processes, stats
+from autotune import pagecache, processes, stats
+from autotune.delivery import check_decoder
+from autotune.early_stopping import MIN_SECONDS, EarlyStopping
 from autotune.exceptions import MeasurementFailed
 from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
 from autotune.telemetry import Telemetry
@@ -102,10 +104,12 @@ class _Group:
     def __init__(self, spec: TrialSpec, emit: EventWriter) -> None:
         self._spec = spec
         self._emit = emit
-        self._telemetry = Telemetry(os.getpid())
+        self._telemetry = Telemetry.of_this_process()
         self._selector = selectors.DefaultSelector()
         self._devices = _visible_devices()
         self._estimate: stats.RateEstimate | None = None
+        self._early = EarlyStopping(spec.incumbent, spec.measurement)
+        self._stopped_early = False
         self.ranks: list[_Rank] = []
 
     def measure(self) -> FinishedEvent:
@@ -114,6 +118,7 @@ class _Group:
         Raises:
             MeasurementFailed: as the first rank that failed did.
         """
+        page_cache = pagecache.prepare_for(self._spec)
         for number in range(self._spec.ranks):
             self.ranks.append(self._spawn(number))
         while not all(r.ready for r in self.ranks):
@@ -130,7 +135,10 @@ class _Group:
         if decision is None:
             cause = "the ranks have no stretch of time in common"
             raise MeasurementFailed(Failure(kind="crash", cause=cause))
-        return FinishedEvent(time=time.monotonic(), measurement=self._sum(decision))
+        measurement = self._sum(decision).model_copy(update={"page_cache": page_cache})
+        if self._spec.mode == "loader":
+            check_decoder(str(self._spec.params.get("device")), measurement)
+        return FinishedEvent(time=time.monotonic(), measurement=measurement)
 
     def end(self) -> None:
         """Wait for the ranks, and end those that would not."""
@@ -183,10 +191,14 @@ class _Group:
             if now - looked < max(_LOOK_SECONDS, 0.1 * (now - began)):
                 continue
             looked = now
-            if now - began < min(settings.min_seconds, settings.max_seconds):
+            if now - began < min(settings.min_seconds, MIN_SECONDS):
                 continue
-            decision = decide([r.record for r in self.ranks], settings)
+            records = [r.record for r in self.ranks]
+            decision = decide(records, settings)
             if decision is not None and decision.enough:
+                return
+            if self._early.hopeless(records, decision):
+                self._stopped_early = True
                 return
             self._estimate = decision.estimate if decision is not None else None
 
@@ -253,6 +265,13 @@ class _Group:
             clips,
             self._telemetry.resources(decision.start, decision.end),
             max(r.record.first_batch_seconds for r in self.ranks),
+        )
+        measurement = measurement.model_copy(
+            update={
+                "stopped_early": self._stopped_early,
+                "contamination": self._telemetry.contamination(decision.start, decision.end),
+                "delivered": next((f.delivered for f in finals if f.delivered), None),
+            }
         )
         first = self.ranks[0].built
         if first is None:

@@ -13,23 +13,24 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from autotune import machine
-from autotune.exceptions import DataError, InputError, UnsupportedError
+from autotune import machine, pagecache
+from autotune.exceptions import DataError, InputError, MeasurementFailed, UnsupportedError
 from autotune.manifest import Manifest, scan
 from autotune.trial import Fingerprint, NodeInfo, ProbeRequest
 from autotune.worker import bootstrap
 from autotune.worker.channel import Control
 from autotune.worker.departure import Departure
 
+if TYPE_CHECKING:
+    from autotune.targets.base import Target
+
 SAMPLED_CLIPS = 64
 """So many clips, chosen by the seed, give the data's mix of codecs and sizes."""
 
 _READERS = 8
-_CHUNK_BYTES = 2**20
 _PREWARM_SECONDS = 120.0
 _GIB = float(2**30)
 
@@ -58,9 +59,15 @@ def _answer(line: bytes, options: argparse.Namespace, argv: list[str]) -> NodeIn
         names=machine.names(gpus),
     )
     try:
-        own = _target_part(request, line, options, argv, gpus)
-        fingerprint = {**info.fingerprint.machine, **own}
-        info = info.model_copy(update={"fingerprint": Fingerprint(machine=fingerprint)})
+        target = _enter_target(request, line, options, argv, gpus)
+        own = target.machine(request.params, request.settings)
+        info = info.model_copy(
+            update={
+                "fingerprint": Fingerprint(machine={**info.fingerprint.machine, **own}),
+                "suspects": target.suspects(request.params, request.settings),
+                "unavailable": target.unavailable(request.params, request.settings),
+            }
+        )
         if request.data_dir is not None:
             info = _with_data(request, info)
     except (InputError, DataError) as error:
@@ -74,14 +81,14 @@ def _refused(info: NodeInfo, error: str, kind: Literal["input", "unsupported"]) 
     return info.model_copy(update={"error": error, "error_kind": kind})
 
 
-def _target_part(
+def _enter_target(
     request: ProbeRequest,
     line: bytes,
     options: argparse.Namespace,
     argv: list[str],
     gpus: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The target's part of the fingerprint, from a process started as it wants."""
+) -> Target:
+    """The target, in a process started as it wants."""
     target = bootstrap.find_target(request.target)
     if request.params.get("device") == "nvdec" and not gpus:
         raise UnsupportedError(
@@ -94,7 +101,7 @@ def _target_part(
     bootstrap.enter_environment(target, request.params, request.settings, line + b"\n", argv, again)
     os.set_inheritable(options.events_fd, False)
     Control(bootstrap.take_over_stdin()).start(on_end=lambda: os._exit(1))
-    return target.machine(request.params, request.settings)
+    return target
 
 
 def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
@@ -107,10 +114,8 @@ def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
             "make room there or set XDG_CACHE_HOME to another folder"
         ) from error
     mix, warnings = _mix(manifest, request.seed)
-    warmed = 0
-    if request.prewarm:
-        warmed, warning = _prewarm(manifest, request.seed)
-        warnings += [warning] if warning else []
+    state, warmed, warning = _prepare_files(manifest, request)
+    warnings += [warning] if warning else []
     data = {
         "hash": manifest.hash,
         "clips": len(manifest),
@@ -123,6 +128,7 @@ def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
         update={
             "fingerprint": Fingerprint(machine=info.fingerprint.machine, data=data),
             "manifest": str(path),
+            "page_cache": state,
             "manifest_hash": manifest.hash,
             "num_samples": len(manifest),
             "warnings": warnings,
@@ -151,46 +157,35 @@ def _mix(manifest: Manifest, seed: int) -> tuple[dict[str, Any], list[str]]:
     return {"sampled": summary}, [f"{len(bad)} of {count} clips looked at do not open: {named}"]
 
 
-def _prewarm(manifest: Manifest, seed: int) -> tuple[int, str | None]:
-    """Read files in the order of the measurements, so that the first finds them cached as the
-    last does. At most half of the available memory, or they would push one another out.
+def _prepare_files(
+    manifest: Manifest, request: ProbeRequest
+) -> tuple[pagecache.PageCache, int, str | None]:
+    """Choose the state that every measurement begins with, and bring it about a first time: what
+    is not possible is told before anything is measured, and the first measurement finds its
+    files as the last one does.
 
-    Returns bytes read, and a warning if that was not all.
+    Returns the state, the bytes read, and a warning if those were not all.
+
+    Raises:
+        InputError: if the files do not fit into memory and are asked to.
+        UnsupportedError: if they cannot be evicted.
     """
-    budget = machine.available_bytes() // 2
-    began = time.monotonic()
-    chosen: list[str] = []
-    planned = 0
-    for index in manifest.order(seed, epoch=0):
-        planned += manifest.sizes[index]
-        if planned > budget:
-            break
-        chosen.append(manifest.path(index))
-    read = _read_all(chosen, deadline=began + _PREWARM_SECONDS)
-    total = manifest.total_bytes
-    if len(chosen) == len(manifest) and read >= total:
-        return read, None
-    if len(chosen) == len(manifest) and time.monotonic() - began < _PREWARM_SECONDS:
-        return read, None  # a file vanished or shrank: the measurement will name it
-    return read, (
-        f"{read / _GIB:.1f} of {total / _GIB:.1f} GiB of clips were read into the page cache "
-        f"before the first measurement (at most half of the free memory, {_PREWARM_SECONDS:.0f} s)"
-    )
-
-
-def _read_all(paths: Iterable[str], deadline: float) -> int:
-    def read(path: str) -> int:
-        if time.monotonic() > deadline:
-            return 0
-        done = 0
-        buffer = bytearray(_CHUNK_BYTES)
+    files = pagecache.reach(manifest, request.seed, request.max_seconds)
+    state = pagecache.choose(request.page_cache, files, machine.available_bytes())
+    if state == "cold":
         try:
-            with open(path, "rb", buffering=0) as file:
-                while count := file.readinto(buffer):
-                    done += count
-        except OSError:  # the measurement counts it as failed, by name
-            return done
-        return done
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return sum(pool.map(read, paths))
+            pagecache.prepare(state, files)
+        except MeasurementFailed as error:
+            failure = error.failure
+            raise UnsupportedError(f"{failure.cause}. {failure.advice}") from error
+        return state, 0, None
+    began = time.monotonic()
+    read = pagecache.read_all(files.paths(), deadline=began + _PREWARM_SECONDS)
+    if read >= files.bytes or time.monotonic() - began < _PREWARM_SECONDS:
+        return state, read, None  # a file that vanished or shrank is named by the measurement
+    warning = (
+        f"{read / _GIB:.1f} of {files.bytes / _GIB:.1f} GiB of clips were read into the page "
+        f"cache before the first measurement, within {_PREWARM_SECONDS:.0f} s; the first "
+        "measurements read the rest before they begin"
+    )
+    return state, read, warning

@@ -11,12 +11,16 @@ import time
 import traceback
 from typing import NoReturn
 
+from autotune import pagecache, processes
 from autotune.consumers import Consumer, make_consumer
+from autotune.contamination import blame
+from autotune.delivery import check_decoder
 from autotune.exceptions import MeasurementFailed
 from autotune.measurement import Run, measure
 from autotune.targets.base import BuildContext, Target
 from autotune.telemetry import Telemetry
 from autotune.trial import (
+    TRIAL_MARK,
     BuiltEvent,
     FailedEvent,
     Failure,
@@ -26,6 +30,7 @@ from autotune.trial import (
     TrialSpec,
 )
 from autotune.worker import bootstrap
+from autotune.worker.ceiling import build_ceiling, report_stages
 from autotune.worker.channel import Control, EventWriter
 from autotune.worker.departure import Departure, flush
 from autotune.worker.faults import failure_of
@@ -65,6 +70,9 @@ def run_single(
         if not isinstance(error, MeasurementFailed):
             traceback.print_exc()
         failure = failure_of(error, had_batch.is_set())
+        if failure.kind == "gpu_out_of_memory":
+            ours = processes.marked(TRIAL_MARK, os.environ.get(TRIAL_MARK, ""))
+            failure = blame(failure, ours)
         emit(FailedEvent(time=time.monotonic(), rank=rank, failure=failure))
         departure.leave(1)
     departure.leave(0)
@@ -80,11 +88,20 @@ def _measure(
     had_batch: threading.Event,
 ) -> None:
     """Build, measure, report, close: what was measured is told before anything can hang."""
-    telemetry = Telemetry(os.getpid()) if world == 1 else None
+    telemetry = Telemetry.of_this_process() if world == 1 else None
+    began = time.monotonic()
+    # the leader does it for several ranks, once and before it starts them
+    page_cache = pagecache.prepare_for(spec) if world == 1 else None
+    unmeasured = time.monotonic() - began
     with contextlib.ExitStack() as stack:  # each is closed even where another one raises
         if telemetry is not None:
             stack.callback(telemetry.stop)
-        loader = target.build(BuildContext(spec=spec, rank=rank, world_size=world))
+        context = BuildContext(spec=spec, rank=rank, world_size=world)
+        if spec.mode == "stages":
+            report_stages(target, context, emit)
+            return
+        alone = spec.mode == "ceiling"
+        loader = build_ceiling(target, context) if alone else target.build(context)
         stack.callback(loader.close)
         readback = loader.readback()
         check_readback(spec.params, readback)
@@ -103,9 +120,16 @@ def _measure(
             stop=control.stop,
             had_batch=had_batch,
             give_up=lambda failure: _give_up(failure, emit, rank),
+            incumbent=spec.incumbent,
+            expected=target.expected(spec),
+            unmeasured_seconds=unmeasured,
         )
         measurement = measure(loader, consumer, run, telemetry)
-        measurement = measurement.model_copy(update={"readback": readback, "versions": versions})
+        if telemetry is not None and spec.mode == "loader":
+            check_decoder(str(spec.params.get("device")), measurement)
+        measurement = measurement.model_copy(
+            update={"readback": readback, "versions": versions, "page_cache": page_cache}
+        )
         emit(FinishedEvent(time=time.monotonic(), measurement=measurement))
 
 

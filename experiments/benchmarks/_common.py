@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,27 +88,42 @@ class Runner:
         startup_seconds: float = 120.0,
     ) -> TrialResult:
         """One measurement, counted for ``seconds`` after its first batch."""
-        spec = TrialSpec(
-            uuid=uuid.uuid4().hex,
-            study=self._study,
-            target=target,
-            params=params,
+        spec = self.specification(
+            target,
+            params,
             settings=dict(SETTINGS if settings is None else settings),
-            data_dir=str(self.data_dir),
-            manifest=str(self._manifest_path),
             consumer=consumer or ConsumerSpec(),
-            seed=self.seed,
             # Never narrow enough: every run is counted for the same time.
             measurement=MeasurementSettings(
                 min_seconds=seconds, max_seconds=seconds, relative_half_width=1e-9
             ),
             limits=Limits(startup_seconds=startup_seconds, silence_seconds=30, shutdown_seconds=10),
         )
-        key = f"{target}:{params.get('device', 'cpu')}"
+        return self.supervise(spec)
+
+    def specification(self, target: str, params: Params, **fields: Any) -> TrialSpec:
+        """A measurement on this data; ``fields`` are others of a `TrialSpec`."""
+        return TrialSpec(
+            uuid=uuid.uuid4().hex,
+            study=self._study,
+            target=target,
+            params=params,
+            data_dir=str(self.data_dir),
+            manifest=str(self._manifest_path),
+            seed=self.seed,
+            **fields,
+        )
+
+    def supervise(
+        self, spec: TrialSpec, on_event: Callable[[Event], None] = lambda event: None
+    ) -> TrialResult:
+        """Make a measurement, started with what its target asked for the last time."""
+        key = f"{spec.target}:{spec.params.get('device', 'cpu')}"
 
         def learn(event: Event) -> None:
             if (learnt := environment_learnt(event)) is not None:
                 self._ahead[key] = learnt
+            on_event(event)
 
         return supervise(spec, learn, ahead=self._ahead.get(key), cwd=str(REPOSITORY))
 

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-from autotune.targets.base import Batch, Loader
+from autotune.targets.base import Accounts, Batch, Loader
 from autotune.targets.spdl_video.failures import StageCrash, subprocess_died
-from autotune.targets.spdl_video.pipeline import BACKEND_SINK, Built
+from autotune.targets.spdl_video.pipeline import BACKEND_SINK, WAITING, Built
 from autotune.targets.spdl_video.readback import read_back
 from autotune.targets.spdl_video.stats import (
     CAPACITY,
     CHANGED,
+    CONCURRENCY,
     FILLED,
     GET_WAIT,
     GETS,
@@ -40,11 +41,13 @@ class SpdlLoader(Loader):
         built: the pipeline; started here.
         gc_policy: ``automatic``, or ``between_epochs`` as the published example has it.
         epoch: clips of one epoch of this rank.
+        clips_per_fetch: files that one task of `fetch` reads.
     """
 
-    def __init__(self, built: Built, gc_policy: str, epoch: int) -> None:
+    def __init__(self, built: Built, gc_policy: str, epoch: int, clips_per_fetch: int = 1) -> None:
         self._built = built
         self._epoch = epoch
+        self._clips_per_fetch = clips_per_fetch
         self._delivered = 0
         self._first: Batch | None = None
         self._seen: Batch | None = None
@@ -166,6 +169,25 @@ class SpdlLoader(Loader):
 
     def failed(self) -> tuple[int, list[FailedClip]]:
         return self._built.log.report()
+
+    def accounts(self) -> Accounts | None:
+        """Clips that `fetch` was given, and the most that fits behind it. None before `readback`
+        saw a batch."""
+        if self._seen is None:
+            return None
+        board, backend = self._built.board, self._built.backend
+        capacity = float(WAITING) if backend is None else float(WAITING + backend.queue_size)
+        for stage in board.stages:
+            row = board.row(stage)
+            # what it works on, what its queue holds, and one item between the two
+            room = row[CAPACITY] + max(1.0, row[CONCURRENCY]) + 1.0
+            capacity += room * self._clips_per_item(stage, self._seen.samples)
+        return Accounts(int(board.row("fetch")[TASKS]), int(capacity) + self._seen.samples)
+
+    def _clips_per_item(self, stage: str, batch: int) -> int:
+        if stage in ("aggregate", "collate", "sink"):
+            return batch
+        return self._clips_per_fetch if stage in ("source", "fetch", "disaggregate") else 1
 
     def on_epoch_or_step(self, step: int) -> None:
         """Collect garbage where an epoch ends, if that is the policy.

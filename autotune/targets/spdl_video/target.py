@@ -11,8 +11,8 @@ from autotune.exceptions import InputError
 from autotune.manifest import Manifest, scan
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.spdl_video.params import Params, Settings, validated
+from autotune.trial import Delivered, StageCeiling, TrialSpec
 from autotune.trial import Params as ParamValues
-from autotune.trial import TrialSpec
 
 
 class SpdlVideo(Target):
@@ -61,7 +61,32 @@ class SpdlVideo(Target):
             world_size=context.world_size,
         )
         epoch = len(manifest.order(spec.seed, 0, context.rank, context.world_size))
-        return SpdlLoader(built, params.gc_policy, epoch)
+        return SpdlLoader(built, params.gc_policy, epoch, settings.clips_per_fetch)
+
+    def stages_alone(self, context: BuildContext) -> list[StageCeiling]:
+        spec = context.spec
+        params = validated(Params, spec.params, "params")
+        settings = validated(Settings, spec.settings, "settings")
+        manifest = _manifest(spec)
+        from autotune.targets.spdl_video.stages_alone import Alone, transfer_target
+        from autotune.targets.spdl_video.versions import require_ffmpeg, require_gpu
+
+        require_ffmpeg(settings.ffmpeg)
+        if params.device == "nvdec":
+            require_gpu()
+        return Alone(params, settings, manifest, spec.seed).measure(
+            transfer_target(params.device, spec.consumer.kind)
+        )
+
+    def expected(self, spec: TrialSpec) -> Delivered | None:
+        params = validated(Params, spec.params, "params")
+        settings = validated(Settings, spec.settings, "settings")
+        return Delivered(
+            shape=[3, settings.num_frames, settings.height, settings.width],
+            dtype=settings.dtype,
+            device="cuda" if params.device == "nvdec" else "cpu",
+            frames_per_sample=settings.num_frames,
+        )
 
     def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
         from autotune.targets.spdl_video.versions import loaded_versions
