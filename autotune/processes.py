@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import stat
 import time
 from collections.abc import Callable, Collection, Iterable
 
@@ -25,10 +24,14 @@ ENVIRONMENT_MARK = "AUTOTUNE_ENVIRONMENT"
 GUARDIAN_NAME = "autotune-guard"
 """The kernel's short name of the guardian of a trial (see `autotune.worker.guardian`)."""
 
-_SHARED_MEMORY = "/dev/shm/"
+SCRATCH_MARK = "AUTOTUNE_SCRATCH"
+"""Environment variable of every process of a trial: its folder for temporary files."""
+
+_FORKED = "forked"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
-_CLOCK_GRAIN = 0.02  # seconds; the kernel stamps files with a coarse clock
+_PR_SET_CHILD_SUBREAPER = 36
+_FIRST_PAUSE = 0.005
 _SESSION_FIELD = 3
 _START_TICKS_FIELD = 19  # counted from the process state, the first field after the name
 
@@ -164,56 +167,6 @@ def in_session(session: int) -> list[int]:
     return found
 
 
-def shared_memory_of(processes: Iterable[int]) -> set[str]:
-    """Paths below /dev/shm that any of these processes has mapped or open."""
-    found: set[str] = set()
-    for pid in processes:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
-            found.update(
-                line[line.index(_SHARED_MEMORY) :].rstrip("\n")
-                for line in file
-                if _SHARED_MEMORY in line
-            )
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-                    if path.startswith(_SHARED_MEMORY):
-                        found.add(path)
-    return {path for path in found if not path.endswith(" (deleted)")}
-
-
-def remove_shared_memory(paths: Iterable[str], since: float) -> list[str]:
-    """Unlink segments that no process uses any more; returns those that were removed.
-
-    Only plain files directly in /dev/shm that were made (or changed) after ``since`` (Unix
-    time): whatever was there before, data kept in memory for one, is not ours to remove.
-    """
-    present = {path for path in paths if _made_since(path, since)}
-    if not present:
-        return []
-    removed = []
-    for path in sorted(present - shared_memory_of(pids())):
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            removed.append(path)
-    return removed
-
-
-def _made_since(path: str, since: float) -> bool:
-    if os.path.dirname(path) != _SHARED_MEMORY.rstrip("/"):
-        return False
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return (
-        stat.S_ISREG(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and status.st_ctime >= since - _CLOCK_GRAIN
-    )
-
-
 def send(processes: Iterable[int], signum: int) -> None:
     """Signal processes; those that are gone meanwhile do not matter."""
     for pid in processes:
@@ -240,7 +193,7 @@ def end(
     """
     began = time.monotonic()
     signalled: dict[int, str] = {}
-    pause = 0.005
+    pause = _FIRST_PAUSE
     while True:
         alive = find()
         now = time.monotonic() - began
@@ -251,10 +204,12 @@ def end(
             signalled.update((pid, command_of(pid)) for pid in fresh)
             if now >= patience + grace:
                 send(alive, signal.SIGKILL)
+                if fresh:  # they may fork as fast as they are found: no rest
+                    pause = 0.0
             else:
                 send(fresh, signal.SIGTERM)
         time.sleep(pause)
-        pause = min(0.1, pause * 1.5)
+        pause = min(0.1, max(_FIRST_PAUSE, pause * 1.5))
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -269,6 +224,56 @@ def die_with_parent(parent: int | None = None) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def note_forks() -> None:
+    """Have every process that this one forks from Python, and those that they fork, write its
+    identity into the trial's folder, first of all: it is known then, whatever it does to hide."""
+    folder = os.environ.get(SCRATCH_MARK)
+    if folder:
+        os.register_at_fork(after_in_child=lambda: _note_fork(folder))
+
+
+def _note_fork(folder: str) -> None:
+    with contextlib.suppress(OSError, ProcessLookupError):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(os.path.join(folder, _FORKED), flags, 0o600)
+        os.write(descriptor, f"{identity()}\n".encode())  # one write: lines do not mix
+        os.close(descriptor)
+
+
+def forks_noted(folder: str | None, offset: int = 0) -> tuple[list[str], int]:
+    """Identities that `note_forks` wrote from an offset of its file on, and where it ends."""
+    if folder is None:
+        return [], 0
+    try:
+        with open(os.path.join(folder, _FORKED), "rb") as file:
+            file.seek(offset)
+            text = file.read()
+    except OSError:
+        return [], offset
+    whole = text[: text.rfind(b"\n") + 1]
+    return whole.decode(errors="replace").split(), offset + len(whole)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends: they stay in this process's tree.
+
+    The setting survives ``execve`` and is not inherited by children.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def offer_to_the_kernel(score: int, pid: int | None = None) -> None:
+    """Set how early the kernel kills a process, and what it starts, when memory runs out.
+
+    Args:
+        score: 0 is the default, 1000 the first to go; anybody may raise it.
+        pid: this process if None; one that is gone, or somebody else's, is left alone.
+    """
+    path = f"/proc/{'self' if pid is None else pid}/oom_score_adj"
+    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
+        file.write(str(score))
 
 
 def set_name(name: str) -> None:

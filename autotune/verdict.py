@@ -31,7 +31,9 @@ ADVICE: dict[FailureKind, str] = {
 }
 """What to do about each kind of failure."""
 
-Why = Literal["exited", "silence", "startup", "deadline", "garbage", "shutdown", "stopped"]
+Why = Literal[
+    "exited", "silence", "startup", "deadline", "garbage", "closed", "shutdown", "stopped", "limit"
+]
 """What ended the supervision: the worker by itself, or the supervisor for a reason."""
 
 
@@ -64,6 +66,8 @@ class Evidence:
     """As the worker itself reported it."""
     garbage: bytes = b""
     limit_seconds: float = 0.0
+    excess: Failure | None = None
+    """The limit on resources that the trial was over."""
     memory_killed: bool = False
     """The kernel's out-of-memory counters grew while the trial ran."""
     outlived: list[str] = field(default_factory=list)
@@ -71,8 +75,8 @@ class Evidence:
 
 def judge(evidence: Evidence) -> Failure:
     """The failure of a measurement that neither finished nor was stopped."""
-    failure = evidence.failure or _from_ending(evidence)
-    if evidence.memory_killed and failure.kind in ("crash", "hang", "start_up"):
+    failure = evidence.excess or evidence.failure or _from_ending(evidence)
+    if _killed_for_memory(evidence) and failure.kind in ("crash", "start_up"):
         failure = Failure(
             kind="host_out_of_memory",
             cause=f"the kernel killed a process for lack of memory ({failure.cause})",
@@ -82,12 +86,28 @@ def judge(evidence: Evidence) -> Failure:
     return failure.model_copy(update={"advice": ADVICE[failure.kind]})
 
 
+def _by_signal(evidence: Evidence) -> bool:
+    return evidence.exit_code is not None and evidence.exit_code < 0
+
+
+def _killed_for_memory(evidence: Evidence) -> bool:
+    """Whether the kernel's counters speak of this trial: a process of it got SIGKILL and not
+    from us, or the worker reports the loss of a child. Another signal, or a limit of ours, has
+    nothing to do with what was killed elsewhere on the machine."""
+    if not evidence.memory_killed or evidence.why != "exited":
+        return False
+    return not _by_signal(evidence) or evidence.exit_code == -signal.SIGKILL
+
+
 def _from_ending(evidence: Evidence) -> Failure:
     last = evidence.last_event or "none"
     limit = evidence.limit_seconds
     if evidence.why == "garbage":
         quoted = evidence.garbage[:200].decode(errors="replace")
         return Failure(kind="crash", cause=f"no event on the event pipe: {quoted!r}")
+    if evidence.why == "closed":
+        cause = f"the worker closed its event pipe without a result (last event: {last})"
+        return Failure(kind="crash", cause=cause)
     if evidence.why == "startup":
         cause = f"no first batch within {limit:g} s (last event: {last})"
         return Failure(kind="hang", cause=cause)
@@ -97,7 +117,8 @@ def _from_ending(evidence: Evidence) -> Failure:
         cause = f"still measuring {limit:g} s after the first batch"
         return Failure(kind="deadline", cause=cause)
     return Failure(
-        kind="crash" if evidence.had_batch else "start_up", cause=_exit_cause(evidence, last)
+        kind="crash" if evidence.had_batch or _by_signal(evidence) else "start_up",
+        cause=_exit_cause(evidence, last),
     )
 
 

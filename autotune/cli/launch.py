@@ -184,7 +184,7 @@ def _print_result(
     from autotune.results import study_result
     from autotune.storage import Database
 
-    with Database.open(storage_url(storage, experiment)) as database:
+    with Database.open(storage_url(storage, experiment), create=False) as database:
         result = study_result(database, outcome.record).model_dump(mode="json")
     if outcome.state == "failed":
         note(f"Error: study {result['study']!r} failed: {outcome.reason}")

@@ -41,12 +41,14 @@ class LocalJob(Job):
 
     def _run(self) -> None:
         executor, spec = self._executor, self._spec
-        started_at = time.time()
+        started_at, began = time.time(), time.monotonic()
         try:
             ahead = executor.environment_ahead(spec)
             self._result = supervise(spec, self._on_event, self._stop, ahead=ahead)
         except Exception as error:
-            self._result = infrastructure_failure(spec.uuid, self.node, error, started_at)
+            self._result = infrastructure_failure(
+                spec.uuid, self.node, error, started_at, time.monotonic() - began
+            )
         finally:
             executor.release(self)
             self._done.set()
@@ -128,9 +130,13 @@ class LocalExecutor(Executor):
 
 
 def infrastructure_failure(
-    uuid: str, node: str, error: BaseException, started_at: float
+    uuid: str, node: str, error: BaseException, started_at: float, wall_seconds: float
 ) -> TrialResult:
-    """The result of a measurement that the executor itself could not run."""
+    """The result of a measurement that the executor itself could not run.
+
+    Args:
+        started_at: Unix time; ``wall_seconds`` since then, by the monotonic clock.
+    """
     text = " ".join(str(error).split())[:400]
     log = "".join(traceback.format_exception(error))
     return TrialResult(
@@ -144,5 +150,5 @@ def infrastructure_failure(
         log_tail=log[-4096:],
         node=node,
         started_at=started_at,
-        wall_seconds=max(0.0, time.time() - started_at),
+        wall_seconds=wall_seconds,
     )

@@ -16,7 +16,8 @@ from typing import IO, cast
 from pydantic import ValidationError
 
 from autotune import processes
-from autotune.supervisor import child_environment, end_leftovers
+from autotune.cleanup import end_leftovers
+from autotune.supervisor import child_environment
 from autotune.trial import STUDY_MARK, TRIAL_MARK, Fingerprint, NodeInfo, ProbeRequest
 
 PROBE_SECONDS = 900.0
@@ -49,7 +50,21 @@ def probe_node(
     changes: Mapping[str, str | None] | None = None,
     cwd: str | None = None,
 ) -> NodeInfo:
-    """Ask a fresh worker process what this machine and this data folder are."""
+    """Ask a fresh worker process what this machine and this data folder are; twice where the
+    first was killed, as that says nothing about either."""
+    info, killed = _probe(request, python, changes, cwd)
+    if killed:
+        info, _ = _probe(request, python, changes, cwd)
+    return info
+
+
+def _probe(
+    request: ProbeRequest,
+    python: str,
+    changes: Mapping[str, str | None] | None,
+    cwd: str | None,
+) -> tuple[NodeInfo, bool]:
+    """The answer, and whether the probe was killed before it gave one."""
     mark = uuid.uuid4().hex
     marks = {TRIAL_MARK: mark, STUDY_MARK: request.study}
     read, write = os.pipe()
@@ -81,17 +96,18 @@ def probe_node(
         log.close()
         os.close(read)
     try:
-        return NodeInfo.model_validate_json(answer)
+        return NodeInfo.model_validate_json(answer), False
     except ValidationError:
         how = f"exit status {code}" if code >= 0 else f"signal {-code}"
         text = noise[-_MAX_LOG:].decode(errors="replace").strip()
-        return NodeInfo(
+        info = NodeInfo(
             node=socket.gethostname(),
             fingerprint=Fingerprint(),
             names={},
             error=f"the probe of this machine ended without an answer ({how}): {text}",
             error_kind="unsupported",
         )
+        return info, code < 0
 
 
 def _of_probe(mark: str, guardian: bool) -> list[int]:

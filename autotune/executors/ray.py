@@ -34,6 +34,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 _RESERVE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
+_STOP_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 
 
@@ -54,12 +55,14 @@ class RayJob(Job):
 
     def __init__(self, spec: TrialSpec, place: _Place, executor: RayExecutor) -> None:
         self.uuid = spec.uuid
+        self.study = spec.study
         self.node = place.node
         self._spec = spec
         self._place = place
         self._executor = executor
         self._done = threading.Event()
         self._result: TrialResult | None = None
+        self._stop_asked: float | None = None
         threading.Thread(target=self._run, name=f"follow-{spec.uuid[:8]}", daemon=True).start()
 
     def done(self) -> bool:
@@ -71,34 +74,48 @@ class RayJob(Job):
         return self._result
 
     def stop(self) -> None:
+        if self._stop_asked is None:
+            self._stop_asked = time.monotonic()
         if not self._done.is_set():
             self._place.actor.stop.remote(self.uuid)
 
     def _run(self) -> None:
-        started_at = time.time()
+        started_at, began = time.time(), time.monotonic()
         lost = False
         try:
             result = self._follow()
         except Exception as error:  # Ray's own errors are many: actor, node, object, timeout
             lost = True
-            result = infrastructure_failure(self.uuid, self.node, error, started_at)
+            result = infrastructure_failure(
+                self.uuid, self.node, error, started_at, time.monotonic() - began
+            )
         self._result = result.model_copy(update={"node": self.node})
-        self._executor.release(self._place, lost)
+        self._executor.release(self._place, lost and self._stop_asked is None)
         self._done.set()
 
     def _follow(self) -> TrialResult:
-        import ray
-
         actor = self._place.actor
-        ray.get(actor.start.remote(self._spec.model_dump_json()), timeout=_ANSWER_SECONDS)
+        self._answer(actor.start.remote(self._spec.model_dump_json()))
         while True:
-            answer = actor.poll.remote(self.uuid, _POLL_SECONDS)
-            events, result = ray.get(answer, timeout=_ANSWER_SECONDS)
+            events, result = self._answer(actor.poll.remote(self.uuid, _POLL_SECONDS))
             for line in events:
                 if self._executor.on_event is not None:
                     self._executor.on_event(self.uuid, parse_event(line))
             if result is not None:
                 return TrialResult.model_validate_json(result)
+
+    def _answer(self, reference: Any) -> Any:
+        """What an actor answers, unless it is given up: where its raylet is gone Ray does not say
+        so, and a user who asked for a stop does not wait for it."""
+        import ray
+
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while not ray.wait([reference], timeout=_POLL_SECONDS)[0]:
+            if self._stop_asked is not None:
+                deadline = min(deadline, self._stop_asked + _STOP_SECONDS)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the slot on {self.node} does not answer; is its node gone?")
+        return ray.get(reference)
 
 
 class RayExecutor(Executor):
@@ -194,6 +211,8 @@ class RayExecutor(Executor):
         if lost and self._connected:
             try:
                 self._reserve(place)
+                if place.job is not None:
+                    _get(place.actor.clean.remote(place.job.study))
             except Exception:  # the node is gone: its next measurement fails as this one did
                 _log.warning("the slot on %s could not be restarted", place.node, exc_info=True)
         with self._lock:
@@ -295,6 +314,12 @@ class RayExecutor(Executor):
                 f"not free within {_RESERVE_SECONDS:g} s; wait for what runs there, or leave the "
                 "address out to measure on this machine"
             ) from error
+
+
+def _get(answer: Any) -> Any:
+    import ray
+
+    return ray.get(answer, timeout=_ANSWER_SECONDS)
 
 
 def _check_reachable(address: str) -> None:

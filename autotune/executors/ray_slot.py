@@ -14,12 +14,16 @@ import threading
 import time
 from collections.abc import Mapping
 
+from autotune import processes
+from autotune.cleanup import end_leftovers
 from autotune.executors.local import infrastructure_failure
 from autotune.executors.node import prepare_node
 from autotune.supervisor import environment_learnt, supervise
 from autotune.trial import Event, ProbeRequest, TrialResult, TrialSpec
 
 _BATCH_SECONDS = 0.1
+_AFTER_THE_TRIAL = 500
+"""Ray puts its workers at 1000, where the trial is: the supervisor has to outlive it."""
 
 FROM_DRIVER = ("OMP_NUM_THREADS", "PYTHONPATH")
 """Variables that Ray sets for its own workers, or that a checkout needs: as in the driver."""
@@ -33,6 +37,7 @@ class Slot:
         driver: the driver's values of `FROM_DRIVER`.
         cwd: the driver's working directory, used where this node has it.
         """
+        processes.offer_to_the_kernel(_AFTER_THE_TRIAL)
         self._changes = trial_changes(driver, _assigned_gpus())
         self._cwd = cwd if cwd is not None and os.path.isdir(cwd) else None
         self._news = threading.Condition()
@@ -50,6 +55,10 @@ class Slot:
         """End leftovers and probe this node: ProbeRequest in, NodeInfo out."""
         probe = ProbeRequest.model_validate_json(request)
         return prepare_node(probe, sys.executable, self._changes, self._cwd).model_dump_json()
+
+    def clean(self, study: str) -> list[str]:
+        """End what the slot's actor before this one left; returns the command lines."""
+        return end_leftovers(study)
 
     def start(self, spec: str) -> None:
         """Begin a measurement (a TrialSpec); `poll` tells how it goes.
@@ -98,14 +107,20 @@ class Slot:
                 self._events.append(event.model_dump_json())
                 self._news.notify_all()
 
-        started_at = time.time()
+        started_at, began = time.time(), time.monotonic()
         try:
             ahead = self._environments.get(spec.target)
             result = supervise(
                 spec, on_event, stop, changes=self._changes, ahead=ahead, cwd=self._cwd
             )
         except Exception as error:
-            result = infrastructure_failure(spec.uuid, socket.gethostname(), error, started_at)
+            result = infrastructure_failure(
+                spec.uuid,
+                socket.gethostname(),
+                error,
+                started_at,
+                time.monotonic() - began,
+            )
         with self._news:
             self._result = result
             self._news.notify_all()

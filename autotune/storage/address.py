@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -89,6 +90,13 @@ class Address:
     def key(self) -> str:
         """A short name of this database for files kept elsewhere; holds no secret."""
         return hashlib.sha256(self.shown.encode()).hexdigest()[:16]
+
+    def existing(self) -> URL:
+        """The URL for a database that is there: an SQLite file that is gone is not made anew."""
+        if self.path is None or (self.url.database or "").startswith("file:"):
+            return self.url
+        query = {**self.url.query, "mode": "rw", "uri": "true"}
+        return self.url.set(database=f"file:{quote(str(self.path))}", query=query)
 
     def engine_kwargs(self) -> dict[str, Any]:
         """Arguments of ``create_engine`` for this database, for Optuna's engine as for ours."""

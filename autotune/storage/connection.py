@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from autotune.exceptions import AutotuneError, InputError, StorageError, UnsupportedError
@@ -30,18 +31,46 @@ _TRANSIENT_STATES = ("08", "40", "53", "57P")
 _DISK_FULL_STATE = "53100"
 
 
+_BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""Somebody else is at the database."""
+
+_DISK_CODES = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""The disk is full, gone or mounted read-only: a person may cure it while a study waits."""
+
+
 @dataclass(frozen=True)
 class Retry:
-    """How often a write is tried again, and how long it waits in between."""
+    """How often, and for how long, a write is tried again, and the waits in between."""
 
     attempts: int = 6
     first_delay: float = 0.2
     factor: float = 2.0
+    longest_delay: float = 5.0
+    seconds: float = 90.0
+    """No further attempt begins after so long."""
+    disk: bool = False
+    """Whether to wait for a disk that is full, gone or read-only, too."""
 
     def delays(self) -> Iterator[float]:
         """Seconds to wait before each further attempt."""
-        for i in range(self.attempts - 1):
-            yield self.first_delay * self.factor**i
+        began = time.monotonic()
+        delay = self.first_delay
+        for _ in range(self.attempts - 1):
+            if time.monotonic() - began >= self.seconds:
+                return
+            yield delay
+            delay = min(self.longest_delay, delay * self.factor)
+
+
+PATIENT = Retry(attempts=100, disk=True)
+"""Of the driver of a study, at night and alone."""
 
 
 def make_engine(address: Address) -> Engine:
@@ -76,8 +105,44 @@ def make_engine(address: Address) -> Engine:
     return engine
 
 
-def is_transient(error: SQLAlchemyError) -> bool:
-    """Whether the same statement may succeed later: decided by error codes, not by text."""
+class _Gone(sqlite3.OperationalError):
+    """The database's file is not where it was when it was opened."""
+
+
+def guard_file(engine: Engine, path: Path | None) -> None:
+    """Have an SQLite engine notice that its file was moved, removed or replaced.
+
+    SQLite would go on writing to a file that has no name any more, and make a new, empty one at
+    the next connection. From here on a connection is used only while it is to the file at
+    ``path``; where there is none, the error is that of a file that cannot be opened.
+    """
+    if path is None:
+        return
+
+    @event.listens_for(engine, "do_connect")
+    def on_connect(_dialect: Any, _record: Any, _args: Any, _kwargs: Any) -> None:
+        if not path.exists():
+            missing = _Gone(f"the file {path} is gone")
+            missing.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise missing
+
+    @event.listens_for(engine, "checkout")
+    def on_checkout(_connection: Any, record: Any, _proxy: Any) -> None:
+        try:
+            status = path.stat()
+            file = (status.st_dev, status.st_ino)
+        except OSError:
+            file = None
+        if file is None or record.info.setdefault("file", file) != file:
+            raise DisconnectionError(f"{path} is not the file that was opened")
+
+
+def is_transient(error: SQLAlchemyError, disk: bool = False) -> bool:
+    """Whether the same statement may succeed later: decided by error codes, not by text.
+
+    Args:
+        disk: whether a disk that is full, gone or read-only counts.
+    """
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
@@ -85,7 +150,7 @@ def is_transient(error: SQLAlchemyError) -> bool:
     original = error.orig
     code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
-        return (code & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        return (code & 0xFF) in (_BUSY_CODES | _DISK_CODES if disk else _BUSY_CODES)
     if isinstance(original, sqlite3.Error):
         return False
     state = getattr(original, "sqlstate", None)
@@ -120,6 +185,11 @@ def explain(error: SQLAlchemyError, address: Address, doing: str) -> AutotuneErr
         return StorageError(
             f"{where}: the database is read-only; make the file and its directory writable, "
             "or pass another one with --storage"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN and isinstance(original, _Gone):
+        return StorageError(
+            f"{where}: the file is gone while {doing}; put it back, then launch the study again: "
+            "nothing measured so far is lost"
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return InputError(
@@ -165,35 +235,47 @@ class Store:
         """
         try:
             with self._readers() as session:
+                self.patiently(session.connection)
                 yield session
         except SQLAlchemyError as error:
             raise explain(error, self.address, doing) from error
 
-    def _write_raw(self, action: Callable[[Session], _T]) -> _T:
-        """Run ``action`` in one transaction; retry with back-off what a retry can cure."""
+    def patiently(self, action: Callable[[], _T]) -> _T:
+        """Run ``action``, a transaction of its own; retry with back-off what a retry can cure."""
         delays = self._retry.delays()
-        raced = False
         while True:
             try:
-                with self._writers.begin() as session:
-                    return action(session)
-            except IntegrityError:
-                # Another process may have inserted the same key since this one looked for it;
-                # looking again, the action finds it.
-                if raced:
-                    raise
-                raced = True
-            except SQLAlchemyError as error:
-                delay = next(delays, None) if is_transient(error) else None
+                return action()
+            except Exception as error:
+                # Optuna wraps the database's errors in its own
+                cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+                transient = isinstance(cause, SQLAlchemyError) and is_transient(
+                    cause, self._retry.disk
+                )
+                delay = next(delays, None) if transient else None
                 if delay is None:
                     raise
                 _log.warning(
-                    "storage %s: write failed (%s), trying again in %.1f s",
+                    "storage %s: %s, trying again in %.1f s",
                     self.shown,
-                    type(getattr(error, "orig", error)).__name__,
+                    redact(str(getattr(cause, "orig", cause)).partition("\n")[0]),
                     delay,
                 )
                 time.sleep(delay)
+
+    def _write_raw(self, action: Callable[[Session], _T]) -> _T:
+        """Run ``action`` in one transaction; retry with back-off what a retry can cure."""
+
+        def attempt() -> _T:
+            with self._writers.begin() as session:
+                return action(session)
+
+        try:
+            return self.patiently(attempt)
+        except IntegrityError:
+            # Another process may have inserted the same key since this one looked for it;
+            # looking again, the action finds it.
+            return self.patiently(attempt)
 
     def _write(self, action: Callable[[Session], _T], doing: str = "writing") -> _T:
         """`_write_raw` with the user's error.

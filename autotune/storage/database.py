@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from autotune.exceptions import InputError
 from autotune.storage import schema
 from autotune.storage.address import Address
-from autotune.storage.connection import Retry, explain, is_transient, make_engine
+from autotune.storage.connection import Retry, explain, guard_file, is_transient, make_engine
 from autotune.storage.leases import Leases
 from autotune.storage.queries import Queries
 from autotune.storage.results import Results
@@ -71,6 +71,7 @@ class Database(Studies, Leases, Trials, Results, Queries):
         except BaseException:
             database.close()
             raise
+        guard_file(database.engine, address.path)
         return database
 
     def _prepare(self, create: bool, upgrade: bool) -> None:
@@ -148,13 +149,17 @@ class Database(Studies, Leases, Trials, Results, Queries):
             StorageError: if Optuna's tables cannot be made or have another version.
         """
         if self._optuna is None:
-            from optuna.storages import RDBStorage
+            from autotune.storage.optuna_storage import PatientStorage
 
             try:
-                self._optuna = RDBStorage(
-                    url=self.address.url.render_as_string(hide_password=False),
-                    engine_kwargs=self.address.engine_kwargs(),
+                self._optuna = self.patiently(
+                    lambda: PatientStorage(
+                        self.address.existing().render_as_string(hide_password=False),
+                        self.patiently,
+                        engine_kwargs=self.address.engine_kwargs(),
+                    )
                 )
+                guard_file(self._optuna.engine, self.address.path)
             except SQLAlchemyError as error:
                 raise explain(error, self.address, "opening Optuna's tables") from error
         return self._optuna

@@ -10,10 +10,12 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from autotune.stats import between_run_sd, published_interval
+from autotune.repeats import warning, widened
+from autotune.stats import between_run_sd, published_interval, usual_within
 from autotune.storage.models import MeasurementRow, StudyRow, TrialRow
 from autotune.storage.records import TrialRecord, VerificationRecord
 from autotune.storage.results import failure_of
+from autotune.trial import Contamination
 
 SEARCH_ROLES = frozenset({"search", "baseline"})
 """Runs whose mean is a trial's figure; those made to verify it are kept apart."""
@@ -49,6 +51,7 @@ COLUMNS = (
     MeasurementRow.failed,
     MeasurementRow.stopped_early,
     MeasurementRow.contaminated,
+    MeasurementRow.contamination,
     MeasurementRow.page_cache,
     *(getattr(MeasurementRow, name) for name in (*_MEANS, *_PEAKS)),
 )
@@ -56,6 +59,10 @@ COLUMNS = (
 Run = Row[Any]
 Place = tuple[str | None, str | None]
 """Hashes of the machine and the data that a figure belongs to."""
+
+Spread = tuple[float, float, float]
+"""Relative standard deviation between fresh runs, its degrees of freedom, and the usual relative
+half-width within the runs it comes from: the last arguments of `stats.published_interval`."""
 
 
 def finished_runs(study_id: int) -> Any:
@@ -77,8 +84,8 @@ def between_runs(
     trials: Sequence[TrialRow],
     runs: Iterable[Run],
     verifications: Iterable[VerificationRecord],
-) -> dict[Place, tuple[float, float]]:
-    """Relative standard deviation between fresh runs, and its degrees of freedom, by place.
+) -> dict[Place, Spread]:
+    """What fresh runs of one configuration differ by, by place.
 
     Every run counts, whatever it was made for: what matters is that one configuration was
     measured more than once on one machine and data set. The baseline arm of a verification ran
@@ -86,18 +93,30 @@ def between_runs(
     """
     params = {trial.number: _canonical(trial.params) for trial in trials}
     baselines = {v.trial_number: _canonical(v.baseline_params) for v in verifications}
-    groups: dict[Place, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[Place, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if run.stopped_early:
-            continue  # an estimate, not a whole run
+        place = groups[run.machine_hash, run.dataset_hash]  # there even if all of it is left out
+        if run.stopped_early or run.contaminated:
+            continue  # an estimate, not a whole run; or what others did differs between them
         known = baselines if run.arm == "baseline" else params
         configuration = known.get(run.trial_number, f"{run.trial_number}:{run.arm}")
-        place = (run.machine_hash, run.dataset_hash)
-        groups[place][configuration].append(run.samples_per_second)
+        place[configuration].append(run)
     return {
-        place: between_run_sd([g for g in group.values() if len(g) > 1])
+        place: spread_of([g for g in group.values() if len(g) > 1])
         for place, group in groups.items()
     }
+
+
+def spread_of(repeats: Sequence[Sequence[Run]]) -> Spread:
+    """The spread of runs, one sequence a configuration; the prior without any."""
+    sd, dof = between_run_sd([[run.samples_per_second for run in group] for group in repeats])
+    halves = [
+        (run.within_high - run.within_low) / 2 / run.samples_per_second
+        for group in repeats
+        for run in group
+        if run.within_high is not None and run.within_low is not None and run.samples_per_second > 0
+    ]
+    return sd, dof, usual_within(halves)
 
 
 def _canonical(params: Mapping[str, Any]) -> str:
@@ -107,6 +126,26 @@ def _canonical(params: Mapping[str, Any]) -> str:
 def _mean(runs: Sequence[Run], name: str) -> float | None:
     values = [value for run in runs if (value := getattr(run, name)) is not None]
     return math.fsum(values) / len(values) if values else None
+
+
+def _half_width(run: Run) -> float:
+    """Half of a run's own interval, wider where others took a part of the machine."""
+    half: float = (run.within_high - run.within_low) / 2
+    if not run.contaminated:
+        return half
+    return widened(half, run.samples_per_second, run.contamination["lost"])
+
+
+def _page_cache(runs: Sequence[Run]) -> str | None:
+    states = {run.page_cache for run in runs if run.page_cache is not None}
+    return states.pop() if len(states) == 1 else ("mixed" if states else None)
+
+
+def _disturbances(runs: Sequence[Run]) -> list[str]:
+    found = [
+        warning(Contamination.model_validate(run.contamination)) for run in runs if run.contaminated
+    ]
+    return [text for text in found if text is not None]
 
 
 def _one_place(runs: Sequence[Run]) -> tuple[Place, list[Run]]:
@@ -122,7 +161,7 @@ def trial_record(
     study: StudyRow,
     trial: TrialRow,
     runs: Sequence[Run],
-    between: Mapping[Place, tuple[float, float]],
+    between: Mapping[Place, Spread],
     verification: VerificationRecord | None,
 ) -> TrialRecord:
     """A trial with its figures; ``runs`` are its finished runs of the search.
@@ -141,11 +180,12 @@ def trial_record(
         low, high = published_interval(
             [run.samples_per_second for run in used],
             [
-                (run.within_high - run.within_low) / 2
+                _half_width(run)
                 for run in used
                 if run.within_high is not None and run.within_low is not None
             ],
-            *between[place],
+            # none where every run at that place was disturbed
+            *between.get(place, spread_of([])),
         )
         figures["ci_low"], figures["ci_high"] = low, high if math.isfinite(high) else None
         if study.dataset_samples and rate > 0:
@@ -172,7 +212,8 @@ def trial_record(
         penalty=trial.penalty,
         stopped_early=trial.stopped_early,
         failure=failure_of(trial.failure_kind, trial.failure_cause, trial.failure_advice),
-        warnings=trial.warnings,
+        page_cache=_page_cache(used),
+        warnings=[*trial.warnings, *_disturbances(used)],
         machine=place[0],
         dataset=place[1],
         created_at=trial.created_at,

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from autotune.exceptions import StudyConflict
+from autotune.exceptions import StorageError, StudyConflict
 from autotune.storage.connection import Store
 from autotune.storage.models import LeaseRow
 from autotune.storage.records import LeaseRecord
 from autotune.storage.studies import study_row
 
+_log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 9.0
+"""A driver elsewhere that did not renew its lease for so long is dead. Here, its process is
+looked at and nobody waits."""
+
+RENEW_SECONDS = 1.5
+
 _PROC = Path("/proc")
+_LOOK_SECONDS = 0.5
 
 
 def host_key() -> str:
@@ -59,11 +71,24 @@ def _driver_is_gone(row: LeaseRow) -> bool:
 class Leases(Store):
     """Operations on leases."""
 
-    def acquire_lease(self, study_id: int, owner: str, ttl: float = 30.0) -> LeaseRecord | None:
+    def acquire_lease(
+        self,
+        study_id: int,
+        owner: str,
+        ttl: float = LEASE_SECONDS,
+        patience: float = 0.0,
+    ) -> LeaseRecord | None:
         """Become the study's driver.
 
         A lease that was not renewed for its ``ttl`` seconds, or whose process on this machine is
         gone, is taken over. Acquiring one's own lease again renews it.
+
+        Args:
+            owner: names this launch.
+            ttl: seconds after which others may take it over, if it is not renewed.
+            patience: where the holder is elsewhere, so that nothing but its renewals tells
+                whether it lives, watch them for so many seconds at most. By this process's
+                monotonic clock: it does not matter if somebody sets the other clocks.
 
         Returns:
             The lease of the dead driver that was taken over, or None: then nothing needs to be
@@ -94,7 +119,8 @@ class Leases(Store):
                 session.add(LeaseRow(study_id=study_id, acquired_at=now, renewed_at=now, **mine))
                 return None
             before = _record(row)
-            expired = now - row.renewed_at > row.ttl
+            # before a clock was set back it was renewed in the future
+            expired = abs(now - row.renewed_at) > row.ttl or row.renewed_at == unchanged
             if row.owner != owner and not expired and not _driver_is_gone(row):
                 raise StudyConflict(
                     f"study {name!r} is being driven by process {row.pid} on {row.host} "
@@ -108,7 +134,28 @@ class Leases(Store):
             )
             return None if before.owner == owner else before
 
+        unchanged: float | None = None
+        try:
+            return self._write(acquire, "acquiring the study's lease")
+        except StudyConflict:
+            unchanged = self._watch(study_id, patience)
+            if unchanged is None:
+                raise
         return self._write(acquire, "acquiring the study's lease")
+
+    def _watch(self, study_id: int, patience: float) -> float | None:
+        """When the lease was last renewed, if that stays so for its ttl; None if it is renewed,
+        if the holder can be seen from here, or if that would take too long."""
+        first = self.lease(study_id)
+        if first is None or first.host_key == host_key() or first.ttl > patience:
+            return None
+        deadline = time.monotonic() + first.ttl
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            lease = self.lease(study_id)
+            if lease is None or lease.renewed_at != first.renewed_at:
+                return None
+        return first.renewed_at
 
     def renew_lease(self, study_id: int, owner: str) -> None:
         """Say that the driver lives; call it several times within the ttl.
@@ -156,4 +203,33 @@ class Leases(Store):
             row = session.get(LeaseRow, study_id)
             if row is None or _driver_is_gone(row):
                 return False
-            return self._now(session) - row.renewed_at <= row.ttl
+            return abs(self._now(session) - row.renewed_at) <= row.ttl
+
+
+class Heartbeat:
+    """Renews a lease from a thread of its own: proposing a configuration, or a slow database, may
+    keep the study's loop longer than the lease."""
+
+    def __init__(self, leases: Leases, study_id: int, owner: str) -> None:
+        self._leases = leases
+        self._study_id = study_id
+        self._owner = owner
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Renew no more. Idempotent."""
+        self._end.set()
+
+    def _beat(self) -> None:
+        while not self._end.wait(RENEW_SECONDS):
+            try:
+                self._leases.renew_lease(self._study_id, self._owner)
+            except StudyConflict:  # taken over: the study's loop is told when it renews
+                return
+            except StorageError as error:
+                _log.warning("%s", error)

@@ -11,9 +11,16 @@ from sqlalchemy.orm import Session
 
 from autotune.exceptions import InputError
 from autotune.expressions import Expression
-from autotune.stats import between_run_sd
 from autotune.storage.connection import Store
-from autotune.storage.figures import SEARCH_ROLES, Run, between_runs, finished_runs, trial_record
+from autotune.storage.figures import (
+    SEARCH_ROLES,
+    Run,
+    Spread,
+    between_runs,
+    finished_runs,
+    spread_of,
+    trial_record,
+)
 from autotune.storage.models import DatasetRow, MachineRow, StudyRow, TrialRow, VerificationRow
 from autotune.storage.records import (
     BestGroup,
@@ -148,13 +155,18 @@ class Queries(Store):
     def between_run_sd(self, study_id: int) -> tuple[float, float]:
         """Relative standard deviation between fresh runs of one configuration, pooled over all
         that were measured more than once, and its degrees of freedom; the prior without any."""
+        sd, dof, _ = self.run_spread(study_id)
+        return sd, dof
+
+    def run_spread(self, study_id: int) -> Spread:
+        """What runs of one configuration differ by at the place of the study's last run."""
         with self._reading("reading the runs") as session:
             study = study_row(session, study_id)
             runs: list[Run] = list(session.execute(finished_runs(study.id)))
             rows = session.scalars(select(TrialRow).where(TrialRow.study_id == study.id)).all()
             between = between_runs(rows, runs, self._verifications(session, study.id))
         if not runs:
-            return between_run_sd([])
+            return spread_of([])
         last = runs[-1]
         return between[last.machine_hash, last.dataset_hash]
 

@@ -55,6 +55,8 @@ class LeaseRecord(Value):
     study_id: int
     owner: str
     host: str
+    host_key: str = ""
+    """Names the boot and the process-id namespace of ``pid``."""
     pid: int
     acquired_at: float
     renewed_at: float
@@ -145,6 +147,8 @@ class TrialRecord(Value):
     stopped_early: bool = False
     failure: Failure | None = None
     warnings: list[str] = Field(default_factory=list)
+    page_cache: str | None = None
+    """``warm`` or ``cold``: how the files of its runs were; ``mixed`` if they differed."""
     machine: str | None = None
     dataset: str | None = None
     """Hashes of the fingerprints that the figures belong to."""

@@ -234,7 +234,11 @@ class Results(Store):
                 broken.append(error)
                 return False
 
-        written, kept = self.spool.drain(write)
+        try:
+            written, kept = self.spool.drain(write)
+        except OSError as error:  # they wait on; a full disk must not end the study here
+            _log.warning("the waiting results cannot be read now: %s", error)
+            return 0
         if broken:
             _log.warning("%s", explain(broken[0], self.address, "writing waiting results"))
         if kept:

@@ -83,9 +83,12 @@ class Spool:
                 if not rest:
                     path.unlink()
                     continue
+                # Where this fails, as on a full disk, the old file stays: what was written
+                # from it is known by its uuid and not written again.
                 new = path.with_name(f"{path.name}.new")
-                new.write_bytes(b"\n".join(rest) + b"\n")
-                new.replace(path)
+                with contextlib.suppress(OSError):
+                    new.write_bytes(b"\n".join(rest) + b"\n")
+                    new.replace(path)
         return written, kept
 
 

@@ -193,6 +193,7 @@ class Trials(Store):
                     set_failure(row, DRIVER_ENDED)
                     continue
                 row.state = "COMPLETE"
+                row.stopped_early = measured.stopped_early
                 if violations is not None:
                     broken = violations(measurement_record(measured))
                     row.violated = [clean_text(text) for text in broken]
