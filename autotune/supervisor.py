@@ -27,6 +27,7 @@ from autotune.cleanup import Before, end_trial, make_scratch, remove_scratch
 from autotune.intake import Intake, read
 from autotune.limits import LimitWatch
 from autotune.process_tree import ProcessTree
+from autotune.shared_memory import quiet
 from autotune.trial import (
     STUDY_MARK,
     TRIAL_MARK,
@@ -183,6 +184,7 @@ class _Supervision:
     ) -> None:
         """Read until the worker exits or has to be ended; sets why."""
         exit_descriptor = os.pidfd_open(worker.pid)
+        alarm = self._before.segments.open_alarm()
         takers: dict[int, Callable[[bytes], None]] = {
             events: self._seen.take_events,
             log: self._seen.take_log,
@@ -191,12 +193,15 @@ class _Supervision:
             with selectors.DefaultSelector() as selector:
                 for descriptor in takers:
                     os.set_blocking(descriptor, False)
-                for descriptor in (*takers, exit_descriptor):
+                for descriptor in (*takers, exit_descriptor, *([] if alarm is None else [alarm])):
                     selector.register(descriptor, selectors.EVENT_READ)
                 while True:
                     for key, _ in selector.select(_POLL_SECONDS):
                         if key.fd == exit_descriptor:
                             return
+                        if key.fd == alarm:
+                            quiet(key.fd)
+                            continue
                         data = read(key.fd)
                         if data == b"":
                             selector.unregister(key.fd)
@@ -207,6 +212,8 @@ class _Supervision:
                         return
         finally:
             os.close(exit_descriptor)
+            if alarm is not None:
+                os.close(alarm)
 
     def _look(self, tree: ProcessTree) -> None:
         """Remember what is the trial's while it can still be seen."""

@@ -175,7 +175,7 @@ def test_the_difference_is_twice_the_floor_of_the_runs_before_and_nothing_runs_t
 ) -> None:
     recording = real.Recording.open(tmp_path / "runs.jsonl", resume=False)
     bench = PlantedBench()
-    real.record(bench, recording, pairs=3, seed=1)
+    real.record(real.Cores([bench]), recording, pairs=3, seed=1)
     assert len(bench.paces) == 2 * real.REPEATS + 4 * 3
     pace = statistics.median(p for p in bench.paces if p > 0)
     floor = real.noise_floor(recording, "paced")
@@ -183,7 +183,7 @@ def test_the_difference_is_twice_the_floor_of_the_runs_before_and_nothing_runs_t
     (slower,) = {r.ms_per_sample for r in recording.runs.values() if r.arm == "slower"}
     assert slower == pytest.approx(pace * (1 + 2 * floor))
     again = real.Recording.open(recording.path, resume=True)
-    real.record(bench, again, pairs=4, seed=1)
+    real.record(real.Cores([bench]), again, pairs=4, seed=1)
     assert len(bench.paces) == 2 * real.REPEATS + 4 * 4
     shares, _ = real.evaluate(again, seed=1)
     assert shares["published"].asked == 8

@@ -18,7 +18,7 @@ import time
 
 from autotune import processes
 from autotune.process_tree import ProcessTree
-from autotune.shared_memory import SegmentWatch
+from autotune.shared_memory import SegmentWatch, quiet
 
 _WATCH_MILLISECONDS = 250
 _TREE_SECONDS = 1.0
@@ -57,7 +57,12 @@ def _guard(control: int, variable: str, value: str) -> None:
     looked, cost = -math.inf, 0.0
     poller = select.poll()
     poller.register(pipe, 0)  # POLLHUP is always reported
-    while not poller.poll(_WATCH_MILLISECONDS):
+    alarm = segments.open_alarm()
+    if alarm is not None:
+        poller.register(alarm, select.POLLIN)
+    while not any(descriptor == pipe for descriptor, _ in poller.poll(_WATCH_MILLISECONDS)):
+        if alarm is not None:
+            quiet(alarm)
         segments.update(tree.remaining)
         began = time.monotonic()
         if began - looked >= max(_TREE_SECONDS, cost / _MAX_SHARE):

@@ -177,15 +177,21 @@ def real(options: argparse.Namespace) -> tuple[dict[str, Any], str, bool]:
 
     path = options.output.with_suffix(".jsonl")
     recording = calibration_real.Recording.open(path, options.resume)
-    bench = calibration_real.Bench(options.data_dir, options.seconds, options.seed)
+    cores = calibration_real.Cores(
+        [
+            calibration_real.Bench(options.data_dir, options.seconds, options.seed)
+            for _ in range(options.cores)
+        ]
+    )
     try:
-        calibration_real.record(bench, recording, options.pairs, options.seed)
+        calibration_real.record(cores, recording, options.pairs, options.seed)
     finally:
-        bench.close()
+        cores.close()
     shares, figures = calibration_real.evaluate(recording, options.seed)
     document = {
         "pairs": options.pairs,
         "seconds_a_run": options.seconds,
+        "cores": options.cores,
         "seed": options.seed,
         "target": calibration_real.TARGET,
         "goals": judged(REAL_GOALS, shares),
@@ -247,6 +253,9 @@ def _parser() -> argparse.ArgumentParser:
     r.add_argument("--data-dir", type=Path, required=True, help="folder of clips")
     r.add_argument("--pairs", type=_pairs, default=200, help="rounds of four runs")
     r.add_argument("--seconds", type=float, default=1.2, help="length of a measurement")
+    r.add_argument(
+        "--cores", type=_positive, default=1, help="so many runs at once, each pinned to a core"
+    )
     r.add_argument("--resume", action="store_true", help="go on with the runs of the output")
     r.add_argument("-o", "--output", type=Path, required=True, help="JSON; .jsonl and .md beside")
     for mode in (s, r):

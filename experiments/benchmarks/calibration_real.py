@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import queue
 import random
 import statistics
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +80,7 @@ class Recording:
 
     path: Path
     runs: dict[tuple[str, int, str], Run] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, path: Path, resume: bool) -> Recording:
@@ -106,9 +111,10 @@ class Recording:
     def add(self, run: Run) -> None:
         """Append it, on disk before the next run begins."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(run)) + "\n")
-        self.runs[run.key] = run
+        with self._lock:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(run)) + "\n")
+            self.runs[run.key] = run
 
     def of(self, phase: str, arm: str) -> dict[int, Run]:
         """The runs of one arm that gave a rate, by number."""
@@ -147,24 +153,57 @@ class Bench:
         ).result()
 
 
-def record(bench: Bench, recording: Recording, pairs: int, seed: int) -> None:
+class Cores:
+    """Makes runs on several cores at once, each pinned to one of them: the same load all the
+    time, and so many more runs an hour. With one core nothing is pinned."""
+
+    def __init__(self, benches: Sequence[Bench]) -> None:
+        self._benches = benches
+        self._local = threading.local()
+        self._free: queue.SimpleQueue[tuple[int, Bench]] = queue.SimpleQueue()
+        available = sorted(os.sched_getaffinity(0))
+        if len(benches) > len(available):
+            raise InputError(f"--cores {len(benches)}: this machine has {len(available)}")
+        for core, bench in zip(available, self._benches, strict=False):
+            self._free.put((core, bench))
+        self._pool = ThreadPoolExecutor(len(benches), initializer=self._settle)
+
+    def _settle(self) -> None:
+        core, self._local.bench = self._free.get()
+        if len(self._benches) > 1:
+            os.sched_setaffinity(0, {core})  # of this thread, and so of what it starts
+
+    def make(self, recording: Recording, jobs: Iterable[tuple[str, int, str, float]]) -> None:
+        """Make runs (phase, number, arm, pace), in this order as cores become free."""
+
+        def one(job: tuple[str, int, str, float]) -> None:
+            _make(self._local.bench, recording, *job)
+
+        list(self._pool.map(one, jobs))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for bench in self._benches:
+            bench.close()
+
+
+def record(cores: Cores, recording: Recording, pairs: int, seed: int) -> None:
     """Make the runs that are not recorded yet.
 
     Raises:
         InputError: if so many of the first runs fail that no difference can be planted.
     """
-    for number in range(REPEATS):
-        _make(bench, recording, "floor", number, "same", 0.0)
+    cores.make(recording, [("floor", n, "same", 0.0) for n in range(REPEATS)])
     pace = 1000.0 / (PACED_SHARE * statistics.fmean(_rates(recording, "floor", "same")))
-    for number in range(REPEATS):
-        _make(bench, recording, "floor", number, "paced", pace)
+    cores.make(recording, [("floor", n, "paced", pace) for n in range(REPEATS)])
     slower = pace * (1 + 2 * noise_floor(recording, "paced"))
     paces = {"same": 0.0, "same_again": 0.0, "paced": pace, "slower": slower}
+    jobs: list[tuple[str, int, str, float]] = []
     for number in range(pairs):
         order = list(ARMS)
         random.Random(f"{seed}:{number}").shuffle(order)
-        for arm in order:
-            _make(bench, recording, "round", number, arm, paces[arm])
+        jobs += [("round", number, arm, paces[arm]) for arm in order]
+    cores.make(recording, jobs)
 
 
 def _make(

@@ -93,6 +93,7 @@ def run(
                 break
     finally:
         scene.end()
+    hits += [Hit("driver SIGKILL, forced", t, None, frozenset(), takes=True) for t in scene.forced]
     left = scene.nothing_left()
     outcome = check(scene.recorded(), _completed(scene.completed), hits)
     outcome.executor, outcome.left = executor, left

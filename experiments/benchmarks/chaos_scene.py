@@ -70,6 +70,8 @@ class Scene:
     """How drivers ended: exit status or signal -> number."""
     complaints: list[str] = field(default_factory=list)
     """What the faults themselves saw go wrong."""
+    forced: list[float] = field(default_factory=list)
+    """When a driver had to be ended by SIGKILL."""
     sysv_before: set[int] = field(default_factory=lambda: set(shared_memory.sysv_segments()))
 
     def __post_init__(self) -> None:
@@ -147,6 +149,8 @@ class Scene:
             for limit in limits:
                 if self.driver_ended() or self.driver is None:
                     return
+                if signum == signal.SIGKILL:
+                    self.forced.append(time.monotonic())
                 self.driver.send_signal(signum)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.driver.wait(limit)
