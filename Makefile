@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 QUICKSTART ?= quickstart
 OUT ?= experiments/results
 
-.PHONY: help install quickstart test check format docs bench gpu-check clean
+.PHONY: help install quickstart test test-long check format docs bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,8 +23,11 @@ quickstart: install ## make sample clips, tune their loader on this machine, pri
 	@$(BIN)/autotune clips make $(QUICKSTART)/clips
 	@$(BIN)/autotune launch experiments/quickstart.yaml --data-dir $(QUICKSTART)/clips --storage sqlite:///$(QUICKSTART)/autotune.db
 
-test: install ## run all tests
-	@$(BIN)/python -m pytest -q
+test: install ## run the tests; the long ones are in test-long
+	@$(BIN)/python -m pytest -q -m "not long"
+
+test-long: install ## run the tests that take long: studies and nodes under faults
+	@$(BIN)/python -m pytest -q -m long
 
 check: install ## lint, types, layers
 	$(BIN)/ruff check .

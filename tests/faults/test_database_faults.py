@@ -18,6 +18,8 @@ from autotune.storage.leases import Heartbeat
 from autotune.trial import TrialResult
 from tests.fakes import measurement
 
+pytestmark = pytest.mark.long
+
 PATIENT = Retry(attempts=1000, first_delay=0.02, longest_delay=0.05, seconds=20.0, disk=True)
 
 

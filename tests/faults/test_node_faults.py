@@ -13,6 +13,8 @@ from autotune.cleanup import end_leftovers, make_scratch
 from autotune.executors.node import probe_node
 from autotune.trial import ProbeRequest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,6 +16,8 @@ from autotune.storage import Database
 from autotune.trial import Failure, FailureKind, Params
 from tests.fakes import FakeExecutor
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:

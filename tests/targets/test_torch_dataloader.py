@@ -294,6 +294,7 @@ executor: {{kind: local}}
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not _namespaces(), reason="needs the right to mount (root)")
 def test_a_study_goes_on_over_worker_counts_that_run_out_of_shared_memory(
     clips: Path, tmp_path: Path
