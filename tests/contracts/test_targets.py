@@ -24,6 +24,7 @@ from autotune.plugins import load_target
 from autotune.search_space import SearchSpace, find_space
 from autotune.supervisor import supervise
 from autotune.trial import STUDY_MARK, MeasurementSettings, Params, TrialSpec
+from tests.made_clips import write_clips
 
 Answers = dict[str, dict[str, Any]]
 
@@ -56,29 +57,9 @@ TARGETS: dict[str, Built] = {
 }  # fmt: skip
 
 
-def write_clip(path: Path, seed: int, frames: int = 18, rate: int = 12) -> None:
-    """A clip of 96x64 pixels with B frames, whose frames all differ."""
-    import av
-    import numpy as np
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as out:
-        stream: Any = out.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.roll(picture, 5 * i, axis=1), format="rgb24")
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-
-
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven clips of 1.5 s in three classes: fewer than the batches here have samples."""
-    root = tmp_path_factory.mktemp("clips")
-    for seed in range(7):
-        write_clip(root / f"class_{seed % 3}" / f"clip_{seed}.mp4", seed)
-    return root
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from autotune.exceptions import InputError, UnsupportedError
 from autotune.targets.base import BuildContext
 from autotune.targets.spdl_video import SpdlVideo
 from autotune.targets.spdl_video.failures import ClipFailure, FailureLog, StageCrash
-from autotune.targets.spdl_video.params import Params, Settings, validated
+from autotune.targets.spdl_video.params import Params, Settings
+from autotune.targets.validation import validated
 from autotune.trial import TrialSpec
 
 SMALL = {"num_frames": 8, "frame_size": [32, 48]}

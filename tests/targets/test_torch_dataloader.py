@@ -20,12 +20,12 @@ from autotune.exceptions import InputError, UnsupportedError
 from autotune.media.reference import decode_reference
 from autotune.storage import Database
 from autotune.targets.base import BuildContext
-from autotune.targets.spdl_video.params import validated
 from autotune.targets.torch_dataloader import TorchDataLoader
 from autotune.targets.torch_dataloader.params import Params
 from autotune.targets.torch_dataloader.sampler import EpochBatches
 from autotune.targets.torch_dataloader.transforms import batch_on, batch_shape, scale, write_sample
 from autotune.targets.torch_dataloader.workers import affinity_seen, cores_of
+from autotune.targets.validation import validated
 from autotune.trial import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]

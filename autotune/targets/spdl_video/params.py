@@ -6,16 +6,11 @@ the pipeline is built and read back in `readback`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from autotune.exceptions import InputError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ScaleAlgorithm = Literal["bicubic", "bilinear", "fast_bilinear", "area", "lanczos"]
-
-_M = TypeVar("_M", bound=BaseModel)
 
 
 class Params(BaseModel):
@@ -91,30 +86,3 @@ class Settings(BaseModel):
     @property
     def width(self) -> int:
         return self.frame_size[1]
-
-
-def validated(model: type[_M], values: Mapping[str, Any], where: str) -> _M:
-    """``values`` as a ``model``.
-
-    Args:
-        model: `Params` or `Settings`.
-        values: what the user gave.
-        where: how a message calls them, e.g. ``params``.
-
-    Raises:
-        InputError: naming the key, the value and what is accepted.
-    """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        problems = []
-        for detail in error.errors(include_url=False):
-            key = ".".join(str(part) for part in detail["loc"])
-            if detail["type"] == "extra_forbidden":
-                accepted = ", ".join(model.model_fields)
-                problems.append(f"{where}.{key}: no such key; accepted are {accepted}")
-            elif key:
-                problems.append(f"{where}.{key}: {detail['input']!r}: {detail['msg']}")
-            else:
-                problems.append(f"{where}: {detail['msg'].removeprefix('Value error, ')}")
-        raise InputError("; ".join(problems)) from error

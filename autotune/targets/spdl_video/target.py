@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from autotune.exceptions import InputError
-from autotune.manifest import Manifest, scan
 from autotune.targets.base import BuildContext, Loader, Target
-from autotune.targets.spdl_video.params import Params, Settings, validated
+from autotune.targets.clips import clips_of
+from autotune.targets.spdl_video.params import Params, Settings
+from autotune.targets.validation import validated
 from autotune.trial import Delivered, StageCeiling, TrialSpec
 from autotune.trial import Params as ParamValues
 
@@ -39,12 +39,7 @@ class SpdlVideo(Target):
         spec = context.spec
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        manifest = _manifest(spec)
-        if spec.consumer.kind == "train_step" and len(manifest.classes) > spec.consumer.num_classes:
-            raise InputError(
-                f"consumer.num_classes: {spec.consumer.num_classes} is less than the "
-                f"{len(manifest.classes)} classes of {manifest.root}; accepted is that or more"
-            )
+        manifest = clips_of(spec)
         # Not at the top: SPDL loads its native libraries when it is imported.
         from autotune.targets.spdl_video.loader import SpdlLoader
         from autotune.targets.spdl_video.pipeline import build
@@ -67,7 +62,7 @@ class SpdlVideo(Target):
         spec = context.spec
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        manifest = _manifest(spec)
+        manifest = clips_of(spec)
         from autotune.targets.spdl_video.stages_alone import Alone, transfer_target
         from autotune.targets.spdl_video.versions import require_ffmpeg, require_gpu
 
@@ -92,15 +87,3 @@ class SpdlVideo(Target):
         from autotune.targets.spdl_video.versions import loaded_versions
 
         return {"libraries": loaded_versions()}
-
-
-def _manifest(spec: TrialSpec) -> Manifest:
-    """The clips to read: the study's manifest, or a fresh scan where there is none."""
-    if spec.manifest is not None:
-        return Manifest.load(spec.manifest)
-    if spec.data_dir is None:
-        raise InputError(
-            "data_dir: missing; accepted is a folder of videos or of class folders with videos "
-            "(`autotune clips make DIR` makes sample clips)"
-        )
-    return scan(spec.data_dir)

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from autotune.exceptions import InputError, UnsupportedError
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.clips import clips_of
-from autotune.targets.spdl_video.params import validated
 from autotune.targets.torch_dataloader.params import Params, Settings
+from autotune.targets.validation import validated
 from autotune.trial import Delivered, TrialSpec, UnavailableValue
 from autotune.trial import Params as ParamValues
 
