@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from autotune.stats.estimates import t_quantile
@@ -64,11 +65,15 @@ def between_run_sd(
 
 
 def usual_within(relative_half_widths: Sequence[float]) -> float:
-    """Root mean square of the within-run relative half-widths of the runs behind a
-    `between_run_sd`: the noise *within* runs that is already counted in it. Without any,
-    `PRIOR_WITHIN`."""
+    """Median of the within-run relative half-widths of the runs behind a `between_run_sd`: the
+    noise *within* runs that is already counted in it. Without any, `PRIOR_WITHIN`.
+
+    Not their root mean square: the half-width of a short run rests on few batch means and now
+    and then comes out many times too wide. One such run would take more out of the spread than
+    is in it, and every interval would be too narrow.
+    """
     known = [h for h in relative_half_widths if math.isfinite(h)]
-    return math.sqrt(math.fsum(h * h for h in known) / len(known)) if known else PRIOR_WITHIN
+    return statistics.median(known) if known else PRIOR_WITHIN
 
 
 def published_interval(

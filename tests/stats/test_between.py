@@ -102,9 +102,15 @@ def test_a_run_that_says_nothing_gives_an_interval_that_says_nothing() -> None:
         stats.published_interval([], [], 0.03, 8)
 
 
-def test_the_usual_within_is_a_root_mean_square_of_what_is_known() -> None:
-    assert stats.usual_within([0.03, 0.04, math.inf]) == pytest.approx(math.sqrt(0.00125))
+def test_the_usual_within_is_the_middle_of_what_is_known() -> None:
+    assert stats.usual_within([0.03, 0.04, 0.05, math.inf]) == pytest.approx(0.04)
     assert stats.usual_within([]) == stats.PRIOR_WITHIN
+
+
+def test_one_run_that_knows_little_of_itself_does_not_narrow_every_interval() -> None:
+    usual = stats.usual_within([0.02, 0.02, 0.03, 0.03, 0.9])
+    low, high = stats.published_interval([100.0], [2.0], 0.03, 4, usual)
+    assert math.log(high / low) / 2 > 0.9 * 0.03 * stats.t_quantile(4)
 
 
 # ------------------------------------------------------------------ noise floor
