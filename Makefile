@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Under this folder everything that quickstart makes: clips, database.
 QUICKSTART ?= quickstart
 OUT ?= experiments/results
+# So many test files run at once. The long tests run alone: they look at the whole machine.
+TEST_PROCESSES ?= 2
 
 .PHONY: help install quickstart test test-long check format docs bench gpu-check clean
 
@@ -24,7 +26,7 @@ quickstart: install ## make sample clips, tune their loader on this machine, pri
 	@$(BIN)/autotune launch experiments/quickstart.yaml --data-dir $(QUICKSTART)/clips --storage sqlite:///$(QUICKSTART)/autotune.db
 
 test: install ## run the tests; the long ones are in test-long
-	@$(BIN)/python -m pytest -q -m "not long"
+	@$(BIN)/python -m pytest -q -m "not long" -n $(TEST_PROCESSES) --dist loadfile
 
 test-long: install ## run the tests that take long: studies and nodes under faults
 	@$(BIN)/python -m pytest -q -m long

@@ -117,7 +117,7 @@ def test_over_its_memory_limit_a_trial_is_ended_with_the_figure() -> None:
     # by the supervisor, long before the kernel: the worker did not die by itself
     assert result.exit_code == -signal.SIGKILL
     held = float(result.failure.cause.split(" held ")[1].split(" GiB")[0])
-    assert 0.3 < held < 2.0
+    assert 0.3 <= held < 2.0  # told to two digits
 
 
 def test_a_trial_past_its_wall_time_is_ended() -> None:
