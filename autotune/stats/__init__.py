@@ -3,6 +3,7 @@
     arrivals of one run   -> warm-up, trend, rate with the interval *within* the run (`within`)
     rates of fresh runs   -> spread *between* runs, published interval, noise floor (`between`)
     interleaved blocks    -> ratio of two configurations, and how many blocks it takes (`ratio`)
+    a run of hours        -> whether its memory grows, its rate falls (`trend`)
 
 Rates are samples per second. Intervals are two-sided, 95 % unless told otherwise. Differences
 between runs multiply rather than add, so they are handled on the logarithm. What each interval
@@ -39,6 +40,13 @@ from autotune.stats.ratio import (
     ratio_interval,
     sequential_ratio,
 )
+from autotune.stats.trend import (
+    MIN_GROWTH_SECONDS,
+    Course,
+    Growth,
+    growth,
+    slope,
+)
 from autotune.stats.within import (
     LOOKS_INFLATION,
     MIN_NARROW_BATCHES,
@@ -54,18 +62,22 @@ __all__ = [
     "LOOKS_INFLATION",
     "MAX_BLOCKS",
     "MIN_BETWEEN_DOF",
+    "MIN_GROWTH_SECONDS",
     "MIN_NARROW_BATCHES",
     "MIN_RATIO_HALF_WIDTH",
     "MIN_STEADY_BATCHES",
     "PRIOR_BETWEEN_DOF",
     "PRIOR_BETWEEN_SD",
     "PRIOR_WITHIN",
+    "Course",
+    "Growth",
     "Interval",
     "RateEstimate",
     "RatioEstimate",
     "between_run_sd",
     "blocks_needed",
     "enough_blocks",
+    "growth",
     "mean_interval",
     "mser",
     "noise_floor",
@@ -76,6 +88,7 @@ __all__ = [
     "relative_trend",
     "repeat_dof",
     "sequential_ratio",
+    "slope",
     "t_quantile",
     "usual_within",
     "warmup_end",

@@ -126,7 +126,7 @@ def rate_interval(
     groups = len(values)
     mean = math.fsum(values) / groups
     deviations = [v - mean for v in values]
-    independent = max(2.0, groups / _variance_growth(deviations, fitted=1))
+    independent = max(2.0, groups / variance_growth(deviations, fitted=1))
     # the mean square deviation of correlated groups lacks the variance of their mean
     variance = math.fsum(d * d for d in deviations) / groups / (1 - 1 / independent)
     error = math.sqrt(variance / independent)
@@ -153,7 +153,7 @@ def relative_trend(
     spread = groups * (groups * groups - 1) / 12  # of the group numbers around their mean
     slope = math.fsum((i - middle) * v for i, v in enumerate(values)) / spread
     residuals = [v - mean - slope * (i - middle) for i, v in enumerate(values)]
-    independent = max(3.0, groups / _variance_growth(residuals, fitted=2))
+    independent = max(3.0, groups / variance_growth(residuals, fitted=2))
     variance = math.fsum(r * r for r in residuals) / groups / (1 - 2 / independent)
     error = math.sqrt(variance * groups / independent / spread)
     half = t_quantile(independent - 2, confidence) * error
@@ -180,7 +180,7 @@ def _seconds_a_sample(
     ]
 
 
-def _variance_growth(deviations: Sequence[float], fitted: int) -> float:
+def variance_growth(deviations: Sequence[float], fitted: int) -> float:
     """(1 + r) / (1 - r): what correlation adds to the variance of a mean. 1 where there is none.
 
     r is the lag-1 autocorrelation of what is left after ``fitted`` parameters. It is biased
