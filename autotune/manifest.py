@@ -10,11 +10,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from autotune.exceptions import InputError
+from autotune import frame_folders
+from autotune.exceptions import DataError, InputError
+
+ClipKind = Literal["videos", "frames"]
+"""What a clip is: one file, or a folder of JPEG frames (see `frame_folders`)."""
 
 VIDEO_EXTENSIONS = frozenset(
     (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv")
@@ -41,6 +46,7 @@ class Manifest:
     classes: list[str]
     hash: str
     """SHA-256 over relative paths and sizes: equal data in another place has an equal hash."""
+    kind: ClipKind = "videos"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,8 +63,19 @@ class Manifest:
         return f"manifest-{self.hash[:16]}-{place[:8]}.json"
 
     def path(self, index: int) -> str:
-        """Absolute path of clip ``index``."""
+        """Absolute path of clip ``index``: its file, or the folder of its frames."""
         return os.path.join(self.root, self.paths[index])
+
+    def files(self, index: int) -> list[str]:
+        """Absolute paths of the files that clip ``index`` is made of; none where it is gone."""
+        path = self.path(index)
+        if self.kind == "videos":
+            return [path]
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.path for entry in entries)
+        except OSError:
+            return []
 
     def order(self, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[int]:
         """The clips of one rank in one epoch, in the order in which they are read.
@@ -91,6 +108,7 @@ class Manifest:
         document = {
             "format": _FORMAT,
             "hash": self.hash,
+            "kind": self.kind,
             "root": self.root,
             "classes": self.classes,
             "paths": self.paths,
@@ -129,6 +147,7 @@ class Manifest:
                 labels=document["labels"],
                 classes=document["classes"],
                 hash=document["hash"],
+                kind=document.get("kind", "videos"),
             )
         except OSError as error:
             raise InputError(
@@ -142,15 +161,19 @@ class Manifest:
             ) from error
 
 
-def scan(data_dir: str | os.PathLike[str]) -> Manifest:
+def scan(data_dir: str | os.PathLike[str], kind: ClipKind | None = None) -> Manifest:
     """List the clips below ``data_dir``, in sorted order.
 
     A clip's class is the first folder on its way. Hidden files and folders are skipped. Links
-    are followed, but never into a folder that the way already passed. A link to nothing is
-    listed with size 0: it fails by its name when it is read, instead of vanishing here.
+    are followed, but never into a folder that the way already passed. A link to nothing, and a
+    clip that could not be extracted, are listed with size 0: they fail by their name when they
+    are read, instead of vanishing here.
+
+    Args:
+        kind: what the clips have to be; None: videos, or frames where they were extracted.
 
     Raises:
-        InputError: if ``data_dir`` is no readable folder, or holds no video.
+        InputError: if ``data_dir`` is no readable folder, or holds no clips of that kind.
     """
     root = os.path.abspath(os.fspath(data_dir))
     if not os.path.isdir(root):
@@ -159,13 +182,42 @@ def scan(data_dir: str | os.PathLike[str]) -> Manifest:
             f"data_dir: {data_dir} {what}; accepted is a folder of videos or of class folders "
             f"with videos (`autotune clips make {data_dir}` makes sample clips)"
         )
-    found = list(_walk(root, "", ()))
+    if kind == "frames" or frame_folders.is_extracted(root):
+        return _scan_frames(root, kind)
+    found = list(_walk(root, "", (), _video_size))
     if not found:
         raise InputError(
             f"data_dir: {data_dir} holds no video; accepted are the extensions "
             f"{' '.join(sorted(VIDEO_EXTENSIONS))}, in the folder itself or in class folders "
             f"(`autotune clips make {data_dir}` makes sample clips)"
         )
+    return _listed(root, found, "videos")
+
+
+def _scan_frames(root: str, kind: ClipKind | None) -> Manifest:
+    record = frame_folders.read_record(root)
+    if kind == "videos":
+        raise InputError(
+            f"data_dir: {root} holds JPEG frames, and this target reads videos; give the folder "
+            f"they were extracted from ({record.source}), or use the target frames"
+        )
+    if not record.complete:
+        raise InputError(
+            f"data_dir: {root} holds {record.extracted} of {record.clips} clips, as their "
+            "extraction did not come to its end; run the same `autotune clips extract` again: "
+            "it goes on"
+        )
+    found = list(_walk(root, "", (), _frames_size))
+    if not found or len(found) != record.clips:
+        raise InputError(
+            f"data_dir: {root} holds the folders of {len(found)} clips, and its extraction made "
+            f"{record.clips}; run the same `autotune clips extract` again, and remove folders "
+            f"of clips that {record.source} does not hold"
+        )
+    return _listed(root, found, "frames")
+
+
+def _listed(root: str, found: list[tuple[str, int]], kind: ClipKind) -> Manifest:
     names = [path.split("/", 1)[0] if "/" in path else FLAT_CLASS for path, _ in found]
     classes = sorted(set(names))
     index = {name: label for label, name in enumerate(classes)}
@@ -179,13 +231,47 @@ def scan(data_dir: str | os.PathLike[str]) -> Manifest:
         labels=[index[name] for name in names],
         classes=classes,
         hash=digest.hexdigest(),
+        kind=kind,
     )
 
 
+def _video_size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a clip's file, 0 if it is a link to nothing; None for anything else."""
+    if entry.is_dir() or not _has_video_name(entry):
+        return None
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
+
+
+def _frames_size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a clip's frames, 0 if they cannot be told; None for anything else."""
+    if not entry.is_dir() or not _has_video_name(entry):
+        return None
+    try:
+        return frame_folders.index_bytes(
+            entry.path, frame_folders.read_index(entry.path, entry.name)
+        )
+    except (DataError, OSError):
+        return 0
+
+
+def _has_video_name(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS
+
+
 def _walk(
-    folder: str, relative: str, above: tuple[tuple[int, int], ...]
+    folder: str,
+    relative: str,
+    above: tuple[tuple[int, int], ...],
+    size_of: Callable[[os.DirEntry[str]], int | None],
 ) -> Iterator[tuple[str, int]]:
-    """Yield (relative path, bytes) of each clip below ``folder``, depth first, sorted."""
+    """Yield (relative path, bytes) of each clip below ``folder``, depth first, sorted.
+
+    Args:
+        size_of: the bytes of an entry that is a clip, else None.
+    """
     try:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
@@ -202,11 +288,8 @@ def _walk(
         if entry.name.startswith("."):
             continue
         path = f"{relative}{entry.name}"
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{path}/", (*above, identity))
-        elif os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS:
-            try:
-                size = entry.stat().st_size
-            except OSError:
-                size = 0
+        size = size_of(entry)
+        if size is not None:
             yield path, size
+        elif entry.is_dir():
+            yield from _walk(entry.path, f"{path}/", (*above, identity), size_of)
