@@ -22,6 +22,14 @@ bytes:
 
 ``time`` is seconds of CLOCK_MONOTONIC (default: when the line is read), ``rank`` tells processes
 apart (default 0).
+
+Three more calls let `autotune watch` look into a loader while it runs. They too may stay: where
+``AUTOTUNE_LIVE`` is not set they return at once.
+
+    loader = probe.watch(DataLoader(...))       # waits for batches, batches that are ready
+    probe.queue("frames", my_queue)             # anything with qsize() or a length, or a function
+    with probe.stage("augment"):                # how long it takes, and how often
+        ...
 """
 
 from __future__ import annotations
@@ -30,6 +38,11 @@ import contextlib
 import os
 import stat
 import time
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from autotune.publishing.teller import Teller
 
 DESCRIPTOR_VARIABLE = "AUTOTUNE_EVENTS"
 PATH_VARIABLE = "AUTOTUNE_EVENTS_PATH"
@@ -38,6 +51,11 @@ MAX_LINE_BYTES = 4096
 """PIPE_BUF: the lines of several processes cannot mix up to this length."""
 
 _LONGEST_TEXT = 200
+
+_WATCHING_VARIABLES = ("AUTOTUNE_LIVE", "AUTOTUNE_SCRATCH")
+"""Where to publish; and set in a trial, which somebody may begin to watch at any time."""
+
+_AnyLoader = TypeVar("_AnyLoader")
 
 _RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 """Of torchrun and what works like it, Open MPI, MPICH, Slurm."""
@@ -94,6 +112,35 @@ def _open() -> int | None:
 _reporter = _Reporter()
 
 
+class _Watching:
+    """Whoever watches this process, looked for by the first call."""
+
+    def __init__(self) -> None:
+        self.teller: Teller | None = None
+        self.active: bool | None = None
+        """Whether somebody watches, or may begin to; None before the first call."""
+
+    def look(self) -> Teller | None:
+        """Begin to tell where the environment says so; None where nobody watches."""
+        if self.active is None:
+            self.active = any(name in os.environ for name in _WATCHING_VARIABLES)
+            if self.active:
+                from autotune.publishing.teller import connected
+
+                os.register_at_fork(after_in_child=_forked)
+                self.teller = connected(_rank())
+        return self.teller
+
+
+_watching = _Watching()
+
+
+def _forked() -> None:
+    """A worker of the loader tells for itself, from its first call on."""
+    global _watching
+    _watching = _Watching()
+
+
 def active() -> bool:
     """Whether this process runs in a measurement of the target ``command``."""
     return _reporter.open() if _reporter.active is None else _reporter.active
@@ -128,6 +175,50 @@ def step(samples: int, frames: int = 0) -> None:
                 "frames": int(frames),
             }
         )
+    if _watching.active is not False and (teller := _watching.look()):
+        teller.stepped(int(samples), int(frames))
+
+
+def queue(name: str, queue: Any, capacity: int = 0) -> None:
+    """Have it published how full a queue is.
+
+    It is asked twice a second, from a thread of its own, and kept alive until another one is
+    given under the same name.
+
+    Args:
+        name: as shown.
+        queue: with ``qsize()`` or a length, or a function that returns how many items wait.
+        capacity: the most it holds; 0: its ``maxsize`` or ``maxlen`` if it has one, else unknown.
+    """
+    if _watching.active is not False and (teller := _watching.look()):
+        size = getattr(queue, "qsize", None) or (queue if callable(queue) else lambda: len(queue))
+        limit = capacity or getattr(queue, "maxsize", None) or getattr(queue, "maxlen", None) or 0
+        teller.add_queue(name, size, int(limit))
+
+
+def stage(name: str) -> AbstractContextManager[None]:
+    """Have it published how long what is done inside takes, and how often it is done."""
+    if _watching.active is not False and (teller := _watching.look()):
+        return teller.timed(name)
+    return _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+def watch(loader: _AnyLoader, name: str = "next") -> _AnyLoader:
+    """The same loader; while somebody watches, one that publishes how long each batch is waited
+    for and, of a `torch.utils.data.DataLoader` with workers, how many batches are ready.
+
+    Args:
+        loader: any iterable of batches, before its first epoch.
+        name: of the stage that waiting for a batch is shown as.
+    """
+    if _watching.active is not False and (teller := _watching.look()):
+        from autotune.publishing.watched import Watched
+
+        return Watched(loader, teller, name)  # type: ignore[return-value]
+    return loader
 
 
 def _rank() -> int:
