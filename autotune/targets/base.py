@@ -8,7 +8,7 @@ database.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,7 @@ from autotune.trial import Params as Configuration
 
 if TYPE_CHECKING:
     from autotune.config import Experiment
+    from autotune.manifest import ClipKind
     from autotune.search_space import SearchSpace
 
 
@@ -66,6 +67,25 @@ class Accounts:
     """Most samples that can be under way: in stages, queues and half-made batches."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLevel:
+    """How full a queue is at one moment."""
+
+    name: str
+    """Of the stage before it, as in `StageStats`."""
+    size: int
+    capacity: int
+    """0 where it has no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Bytes of the batches that a loader held ahead, over a stretch of time."""
+
+    peak: int
+    mean: float
+
+
 @dataclass(frozen=True)
 class BuildContext:
     """What a target gets to build its loader from."""
@@ -95,6 +115,12 @@ class Loader(ABC):
     def stage_stats(self) -> list[StageStats]:
         """Stage statistics since the last call."""
 
+    def queues(self) -> list[QueueLevel]:
+        """How full each queue is now, for whoever watches. Called by another thread than the one
+        that iterates, about twice a second: it only reads, and waits for nothing. Where it is
+        empty, the mean filling in `stage_stats` is shown."""
+        return []
+
     @abstractmethod
     def failed(self) -> tuple[int, list[FailedClip]]:
         """How many samples failed so far, and up to 20 of them by name and cause."""
@@ -111,6 +137,15 @@ class Loader(ABC):
         the loader cannot tell."""
         return None
 
+    def cache_use(self) -> CacheUse | None:
+        """Memory of the batches held ahead since the last call; None where the loader keeps none
+        that it can weigh."""
+        return None
+
+    def warnings(self) -> list[str]:
+        """What a user should know of what was delivered so far; stored with the figures."""
+        return []
+
     def versions(self) -> dict[str, str]:
         """The libraries that do the work, as loaded (e.g. the FFmpeg that was really mapped)."""
         return {}
@@ -122,6 +157,8 @@ class Target(ABC):
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
     """Whether an experiment must name a data folder."""
+    reads: ClassVar[ClipKind] = "videos"
+    """What the clips of that folder have to be."""
     Params: ClassVar[type[BaseModel]]
     """One field a parameter, with type and default: the parameters this target understands."""
     Settings: ClassVar[type[BaseModel]]
@@ -160,6 +197,15 @@ class Target(ABC):
             DataError, InputError: if the data cannot be read.
         """
 
+    def train_with(self, context: BuildContext) -> Iterable[Any] | None:
+        """What a training iterates over, where that is not `build`'s loader: see
+        `autotune.loaders`. None: it is.
+
+        Raises:
+            InputError: if this target has no loader to train with; with the remedy.
+        """
+        return None
+
     def expected(self, spec: TrialSpec) -> Delivered | None:
         """What the batches of a configuration must be, from the specification alone.
 
@@ -174,6 +220,11 @@ class Target(ABC):
         Runs in a process started with `environment`.
         """
         return {}
+
+    @classmethod
+    def runs_stages_alone(cls) -> bool:
+        """Whether it can say what each of its stages reaches alone."""
+        return cls.stages_alone is not Target.stages_alone
 
     def stages_alone(self, context: BuildContext) -> list[StageCeiling]:
         """What each stage of this configuration reaches alone, fed from memory: at its own

@@ -81,3 +81,43 @@ def linked_set(clips: Path, folder: Path, count: int = 64) -> tuple[Path, list[s
         except OSError:
             shutil.copyfile(shape.path, place)
     return folder / "clips", [os.path.relpath(s.path, clips) for s in chosen]
+
+
+def shrunken_set(clips: Path, folder: Path, size: tuple[int, int], seconds: float = 4.0) -> Path:
+    """A folder of the first ``seconds`` of the clips below ``clips``, as H.264 of another size,
+    under the same names. Clips that are links to one file are made once and linked again.
+
+    Args:
+        size: width and height in pixels.
+    """
+    manifest = scan(clips)
+    made: dict[tuple[int, int], Path] = {}
+    for index in range(len(manifest)):
+        source, place = Path(manifest.path(index)), folder / manifest.paths[index]
+        place = place.with_suffix(".mp4")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        status = source.stat()
+        known = made.setdefault((status.st_dev, status.st_ino), place)
+        if known is place:
+            _shrink(source, place, size, seconds)
+        else:
+            os.link(known, place)
+    return folder
+
+
+def _shrink(source: Path, target: Path, size: tuple[int, int], seconds: float) -> None:
+    import av
+
+    width, height = size
+    with av.open(str(source)) as given, av.open(str(target), "w") as out:
+        read = given.streams.best("video")
+        rate = read.average_rate
+        wrote = out.add_stream("libx264", rate=rate, options={"crf": "23"})
+        wrote.width, wrote.height, wrote.pix_fmt = width, height, "yuv420p"
+        for number, frame in enumerate(given.decode(read)):
+            if number >= seconds * rate:
+                break
+            small = frame.reformat(width=width, height=height, format="yuv420p")
+            small.pts = None  # numbered anew, from 0
+            out.mux(wrote.encode(small))
+        out.mux(wrote.encode(None))

@@ -553,7 +553,7 @@ class Clips(Dataset):
         return 100000
 
     def __getitem__(self, index):
-        time.sleep(0.004)  # reading a clip
+        time.sleep(0.02)  # reading a clip
         return torch.rand(3, 4, 16, 16), index % 10
 
 
@@ -623,7 +623,7 @@ def test_a_script_that_knows_nothing_of_autotune_is_tuned_unchanged(tmp_path: Pa
         assert trial["state"] == "COMPLETE", trial
         rates[trial["params"]["num_workers"]].append(trial["samples_per_second"])
     assert {k: len(v) for k, v in rates.items()} == {0: 3, 3: 3}
-    # one process sleeps 4 ms a clip, three at the same time a third of that
+    # one process sleeps 20 ms a clip, three at the same time a third of that
     assert sum(rates[3]) > sum(rates[0])
     assert "nothing may be ignored: 6 trials show no difference" in launched.stderr
     assert "num_workers may be ignored" not in launched.stderr

@@ -267,6 +267,8 @@ def test_an_iterable_that_ends_is_iterated_again_and_that_is_recorded(
     stages = {s.name: s.tasks for s in made.stage_stats()}
     assert stages == {"next": 10, "restart": 3}
     assert caplog.text.count("ended after 3 batches and is iterated again") == 1
+    [told] = made.warnings()
+    assert "iterable ended and was iterated again" in told
     assert {s.name: s.tasks for s in made.stage_stats()} == {"next": 0, "restart": 0}
 
 
@@ -330,6 +332,7 @@ def test_batches_of_changing_size_are_counted_as_they_are_and_told(
     iterator = iter(made)
     assert [next(iterator).samples for _ in range(6)] == [4, 4, 1, 4, 4, 1]
     assert caplog.text.count("batches change in size: (4, 8)") == 1
+    assert any("batches changed in size" in text for text in made.warnings())
     assert "drop_last" in caplog.text
 
 
@@ -426,6 +429,8 @@ def test_a_dataloader_with_workers_is_measured_and_leaves_nothing(folder: Path) 
     # 16 batches an epoch, far fewer than were measured
     assert figures.samples > 64
     assert "ended after 16 batches" in result.log_tail
+    [told] = figures.warnings
+    assert "iterable ended and was iterated again" in told
 
 
 def test_a_known_rate_is_found(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,6 +112,14 @@ class CommandTarget(Target):
             if labels and not any(spelling in text for spelling in spellings):
                 found.append(name)
         return found
+
+    def train_with(self, context: BuildContext) -> Iterable[Any] | None:
+        settings = Settings.model_validate(context.spec.settings)
+        words = _words(settings, context.spec.params, {"data_dir": context.spec.data_dir or "."})
+        raise InputError(
+            "the target command is a whole training: it has no loader to build. Start it with the "
+            f"tuned flags instead (`autotune export`): {shlex.join(words)}"
+        )
 
     def build(self, context: BuildContext) -> Loader:
         """Start the command.

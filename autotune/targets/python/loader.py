@@ -51,7 +51,8 @@ class PythonLoader(Loader):
         self._sizes: tuple[int, int] | None = None
         self._batches = self._restarts = 0
         self._busy = self._restarting = 0.0
-        self._told_size = self._told_end = False
+        self._restarted = False
+        self._told: list[str] = []
         self._ended_at: float | None = None
         self._iterator: Iterator[Any] | None = None
         self._iterable = self._make()
@@ -117,14 +118,13 @@ class PythonLoader(Loader):
                 "Look at its data and at drop_last: fewer samples than a batch give none"
             )
         self._restarts += 1
-        if not self._told_end:
-            self._told_end = True
-            _log.warning(
-                "the iterable ended after %d batches and is iterated again, which the stage "
-                "`restart` counts and the figures contain. Use more data, or an iterable without "
-                "an end, if an epoch in production is longer",
-                number,
-            )
+        self._restarted = True
+        self._tell(
+            "the iterable ended and was iterated again; the stage `restart` says how often",
+            f"the iterable ended after {number} batches and is iterated again, which the stage "
+            "`restart` counts and the figures contain. Use more data, or an iterable without an "
+            "end, if an epoch in production is longer",
+        )
         if self._iterator is self._iterable:  # a generator, or an iterator: it is used up
             self._stack.close()
             self._iterable = self._make()
@@ -132,13 +132,12 @@ class PythonLoader(Loader):
     def _batch(self, made: object) -> Batch:
         counted = self._counted(made)
         sizes = (counted.samples, counted.frames)
-        if self._sizes not in (None, sizes) and not self._told_size:
-            self._told_size = True
-            _log.warning(
-                "batches change in size: %s samples and frames, then %s; each is counted as it "
-                "is. If only the last one of an epoch is smaller, drop_last=True makes them even",
-                self._sizes,
-                sizes,
+        if self._sizes not in (None, sizes):
+            self._tell(
+                "batches changed in size; each was counted as it is",
+                f"batches change in size: {self._sizes} samples and frames, then {sizes}; each is "
+                "counted as it is. If only the last one of an epoch is smaller, drop_last=True "
+                "makes them even",
             )
         self._sizes = sizes
         if not self._trains:  # what a foreign tensor means is a guess, so none is handed on
@@ -176,7 +175,7 @@ class PythonLoader(Loader):
 
     def stage_stats(self) -> list[StageStats]:
         stages = [StageStats(name="next", tasks=self._batches, busy_seconds=self._busy)]
-        if self._told_end:
+        if self._restarted:
             again = StageStats(name="restart", tasks=self._restarts, busy_seconds=self._restarting)
             stages.append(again)
         self._batches = self._restarts = 0
@@ -193,6 +192,15 @@ class PythonLoader(Loader):
             self._iterator = None  # a DataLoader ends its workers with its iterator
             self._stack.close()
             self._iterable = ()
+
+    def warnings(self) -> list[str]:
+        return list(self._told)
+
+    def _tell(self, summary: str, text: str) -> None:
+        """Warn of a thing once: ``text`` goes to the log, ``summary`` with the figures."""
+        if summary not in self._told:
+            self._told.append(summary)
+            _log.warning("%s", text)
 
     def versions(self) -> dict[str, str]:
         found = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -64,16 +65,30 @@ class PythonTarget(Target):
     def build(self, context: BuildContext) -> Loader:
         from autotune.targets.python.loader import PythonLoader
 
-        spec = context.spec
-        settings = Settings.model_validate(spec.settings)
-        offered = {
-            "data_dir": spec.data_dir,
-            "seed": spec.seed,
-            "rank": context.rank,
-            "world_size": context.world_size,
-        }
-        call, count = callables(settings, spec.params, offered)
+        settings = Settings.model_validate(context.spec.settings)
+        call, count = callables(settings, context.spec.params, _offered(context))
         return PythonLoader(context, settings, call, count)
+
+    def train_with(self, context: BuildContext) -> Iterable[Any] | None:
+        """What the function returns, as it returns it. The working directory stays the
+        training's own; its module is also looked for in ``working_dir``."""
+        settings = Settings.model_validate(context.spec.settings)
+        folder = settings.working_dir
+        if folder is not None and folder not in sys.path:
+            sys.path.append(folder)
+        here = settings.model_copy(update={"working_dir": None})
+        made: Iterable[Any] = callables(here, context.spec.params, _offered(context))[0]()
+        return made
+
+
+def _offered(context: BuildContext) -> dict[str, Any]:
+    """Arguments that the function gets if it names them."""
+    return {
+        "data_dir": context.spec.data_dir,
+        "seed": context.spec.seed,
+        "rank": context.rank,
+        "world_size": context.world_size,
+    }
 
 
 def callables(

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from autotune import processes
+
 _PR_SET_PDEATHSIG = 1
 _TERMINATE_SECONDS = 6.0
 _WATCH_SECONDS = 0.5
@@ -40,6 +42,10 @@ def guard(worker: int) -> None:
     if not _descends_from(worker):
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Thread(target=_die_with, args=(worker, handle), daemon=True).start()
+    if processes.CENSUS_MARK in os.environ:
+        from autotune import heap
+
+        heap.join()
 
 
 def _die_with(worker: int, handle: int | None) -> None:

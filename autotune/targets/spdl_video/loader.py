@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from autotune.targets.base import Accounts, Batch, Loader
+from autotune.targets.base import Accounts, Batch, Loader, QueueLevel
 from autotune.targets.spdl_video.failures import StageCrash, subprocess_died
 from autotune.targets.spdl_video.pipeline import BACKEND_SINK, WAITING, Built
 from autotune.targets.spdl_video.readback import read_back
@@ -149,13 +149,17 @@ class SpdlLoader(Loader):
 
     def readback(self) -> ParamValues:
         """Every parameter as read from the pipeline. Waits for the first batch."""
+        return read_back(self._built, self.first_batch())
+
+    def first_batch(self) -> Batch:
+        """The first batch, which is delivered all the same. Waits for it."""
         if self._seen is None:
             if self._first is None:
                 self._first = self._next()
             self._seen = self._first
         if self._seen is None:
             raise RuntimeError("the loader was closed before its first batch")
-        return read_back(self._built, self._seen)
+        return self._seen
 
     def stage_stats(self) -> list[StageStats]:
         now = snapshot(self._built.board)
@@ -166,6 +170,17 @@ class SpdlLoader(Loader):
         ]
         self._last = now
         return stats
+
+    def queues(self) -> list[QueueLevel]:
+        built = self._built
+        levels = []
+        for name in built.board.stages:
+            row, sink = built.board.row(name), built.queues.sink
+            # the sink's level is counted only when a batch is taken from it
+            size = sink.qsize() if name == "sink" and sink is not None else int(row[LEVEL])
+            if name != BACKEND_SINK and row[CAPACITY]:
+                levels.append(QueueLevel(name, size, int(row[CAPACITY])))
+        return levels
 
     def failed(self) -> tuple[int, list[FailedClip]]:
         return self._built.log.report()

@@ -32,9 +32,9 @@ def read_back(built: Built, batch: Batch) -> ParamValues:
     apart = demux_pid != os.getpid() and built.backend is not None and built.backend.alive()
     form = built.decode.format
     values: dict[str, Any] = {
-        "num_fetch_threads": _threads(built, "fetch"),
-        "num_demux_threads": _threads(built, "demux"),
-        "num_decode_threads": _threads(built, "decode"),
+        "num_fetch_threads": stage_threads(built, "fetch"),
+        "num_demux_threads": stage_threads(built, "demux"),
+        "num_decode_threads": stage_threads(built, "decode"),
         # The option that the decode stage gives to each decoder; FFmpeg's contexts are SPDL's.
         "decoder_threads": form.decoder_threads,
         # Capacities, noted by SPDL's queues when SPDL made them.
@@ -54,7 +54,7 @@ def read_back(built: Built, batch: Batch) -> ParamValues:
     return {name: values[name] for name in Params.model_fields}
 
 
-def _threads(built: Built, stage: str) -> int:
+def stage_threads(built: Built, stage: str) -> int:
     """Concurrency of a stage as SPDL runs it, without the tasks that wait, which its thread pool
     has to match."""
     concurrency = int(built.board.row(stage)[CONCURRENCY])

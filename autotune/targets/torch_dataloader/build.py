@@ -27,8 +27,14 @@ def build(
     seed: int,
     rank: int,
     world_size: int,
+    dataset: type[Clips] = Clips,
+    made: type[DataLoaderLoader] = DataLoaderLoader,
 ) -> DataLoaderLoader:
     """Build the loader that ``params`` describes and start its workers.
+
+    Args:
+        dataset: what the samples come from.
+        made: the loader to make; another one reads other parameters back.
 
     Raises:
         UnsupportedError: the decoder cannot be used here.
@@ -44,9 +50,10 @@ def build(
         size=size if params.resize == "frame" else None,
         scale_algorithm=params.scale_algorithm,
         threads=params.decoder_threads,
+        emulated_latency_ms=settings.emulated_latency_ms,
     )
     forked = params.multiprocessing_context == "fork"
-    clips = Clips(
+    clips = dataset(
         manifest if forked or manifest_path is None else manifest_path,
         decoding,
         seed=seed,
@@ -83,7 +90,7 @@ def build(
         pin_memory=params.pin_memory,
         **workers,
     )
-    return DataLoaderLoader(loader, done, params, settings, shard)
+    return made(loader, done, params, settings, shard)
 
 
 def _wire(params: Params, settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from autotune.targets.base import QueueLevel
 from autotune.trial import StageStats
 
 STAGES = ("fetch", "demux", "decode", "scale", "collate", "transform", "sink")
@@ -67,6 +68,10 @@ class Counts:
         """Count the training process's own work on a batch."""
         self._tasks["transform"] += 1
         self._busy["transform"] += seconds
+
+    def level(self) -> QueueLevel:
+        """Batches that are made and not taken, now. Safe from any thread."""
+        return QueueLevel("sink", max(0, self._made() - self._taken), self._capacity)
 
     def take(self) -> list[StageStats]:
         """The statistics since the last call."""

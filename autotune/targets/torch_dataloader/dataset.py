@@ -13,6 +13,7 @@ from autotune.media.decoders.base import Stopwatch, read_file
 from autotune.targets.spdl_video.duration import clip_duration
 from autotune.targets.spdl_video.failures import ClipFailure, StageCrash
 from autotune.targets.spdl_video.source import random_share
+from autotune.targets.storage_latency import wait
 from autotune.targets.torch_dataloader.sampler import Place
 
 # After as many failures in a row `FailureLog` gives up, so it always learns of them all.
@@ -31,6 +32,7 @@ class DecodeSettings:
     size: tuple[int, int] | None
     scale_algorithm: str
     threads: int
+    emulated_latency_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -103,8 +105,23 @@ class Clips:
     def decoder(self) -> Decoder:
         """This process's decoder. One that was made before a fork is not used after it."""
         if self._decoder is None or self._pid != os.getpid():
-            self._decoder, self._pid = load(self.settings.decoder), os.getpid()
+            self._decoder, self._pid = self.open_decoder(), os.getpid()
         return self._decoder
+
+    def open_decoder(self) -> Decoder:
+        """A decoder of this process's own; another kind of data set overrides it."""
+        return load(self.settings.decoder)
+
+    def clip_seconds(self, path: str, name: str, watch: Stopwatch) -> float:
+        """Length of a clip, in which a random window starts; so does another kind this.
+
+        Raises:
+            DataError: it cannot be told.
+        """
+        with watch("fetch"):
+            data = read_file(path, name)
+        with watch("demux"):
+            return clip_duration(data, name)
 
     def order(self, epoch: int) -> list[int]:
         """Indices into the manifest of this rank's clips in one epoch."""
@@ -142,12 +159,11 @@ class Clips:
         manifest, wanted = self.manifest, self.settings
         path, name = manifest.path(index), manifest.paths[index]
         start = 0.0
+        if wanted.emulated_latency_ms > 0:
+            _add(seconds, {"fetch": wait(wanted.emulated_latency_ms)})
         if wanted.random_start:
             watch = Stopwatch()
-            with watch("fetch"):
-                data = read_file(path, name)
-            with watch("demux"):
-                spare = clip_duration(data, name) - wanted.duration
+            spare = self.clip_seconds(path, name, watch) - wanted.duration
             # Whole milliseconds: a start that can be written down and asked for again.
             start = round(max(0.0, spare) * random_share(self._seed, epoch, index), 3)
             _add(seconds, watch.seconds)

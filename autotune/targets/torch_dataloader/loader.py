@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from autotune.targets.base import Accounts, Batch, Loader
+from autotune.targets.base import Accounts, Batch, Loader, QueueLevel
 from autotune.targets.spdl_video.collate import BatchBuffers
 from autotune.targets.spdl_video.failures import FailureLog
+from autotune.targets.storage_latency import warnings
 from autotune.targets.torch_dataloader.collate import SharedMemoryExhausted, WorkerBatch
 from autotune.targets.torch_dataloader.counts import Counts
 from autotune.targets.torch_dataloader.params import Params, Settings
@@ -247,6 +248,9 @@ class DataLoaderLoader(Loader):
     def stage_stats(self) -> list[StageStats]:
         return self._counts.take()
 
+    def queues(self) -> list[QueueLevel]:
+        return [self._counts.level()] if self._workers else []
+
     def failed(self) -> tuple[int, list[FailedClip]]:
         return self._log.report()
 
@@ -255,6 +259,9 @@ class DataLoaderLoader(Loader):
         sampler: EpochBatches = self._loader.batch_sampler
         under_way = (self.prefetched_batches + 1) * sampler.batch_size
         return Accounts(sampler.handed_out + self._log.report()[0], under_way)
+
+    def warnings(self) -> list[str]:
+        return warnings(self._settings.emulated_latency_ms)
 
     def versions(self) -> dict[str, str]:
         return loaded_versions(self._params.decoder)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from autotune.exceptions import InputError, UnsupportedError
+from autotune.exceptions import UnsupportedError
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.clips import clips_of
+from autotune.targets.storage_latency import fingerprint
 from autotune.targets.torch_dataloader.params import Params, Settings
+from autotune.targets.torch_dataloader.requirements import check, unavailable_values
 from autotune.targets.validation import validated
 from autotune.trial import Delivered, TrialSpec, UnavailableValue
 from autotune.trial import Params as ParamValues
@@ -50,18 +51,7 @@ class TorchDataLoader(Target):
             UnavailableValue(parameter="decoder", value=name, reason=reason)
             for name, reason in why_unavailable().items()
         ]
-        no_gpu = _no_gpu()
-        if no_gpu is not None:
-            missing += [
-                UnavailableValue(parameter="pin_memory", value=True, reason=no_gpu),
-                UnavailableValue(parameter="transform_device", value="cuda", reason=no_gpu),
-            ]
-        if len(os.sched_getaffinity(0)) < 2:
-            missing += [
-                UnavailableValue(parameter="worker_affinity", value=value, reason=_ONE_CORE)
-                for value in ("spread", "reserve")
-            ]
-        return missing
+        return missing + unavailable_values()
 
     def build(self, context: BuildContext) -> Loader:
         """Build and start the loader of one rank.
@@ -73,7 +63,7 @@ class TorchDataLoader(Target):
         spec = context.spec
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        _check(params, settings)
+        check(params, settings)
         manifest = clips_of(spec)
         from autotune.targets.torch_dataloader.build import build
 
@@ -101,41 +91,8 @@ class TorchDataLoader(Target):
         from autotune.targets.torch_dataloader.versions import loaded_versions
 
         checked = validated(Params, params, "params")
-        return {"libraries": loaded_versions(checked.decoder)}
-
-
-_ONE_CORE = "this process may run on one core only"
-
-
-def _check(params: Params, settings: Settings) -> None:
-    """Refuse what this machine or these settings leave without effect.
-
-    Raises:
-        UnsupportedError, InputError: with the remedy.
-    """
-    sends = params.num_workers > 0 and params.transform_device == "cpu"
-    if settings.dtype == "uint8" and sends and params.wire_dtype != "uint8":
-        raise InputError(
-            "wire_dtype: float32 has no effect with the setting dtype: uint8, which hands over "
-            "bytes; fix wire_dtype: uint8 in the experiment's target"
-        )
-    no_gpu = _no_gpu() if params.pin_memory or params.transform_device == "cuda" else None
-    if no_gpu is not None:
-        key = "pin_memory: true" if params.pin_memory else "transform_device: cuda"
-        raise UnsupportedError(f"{key}: {no_gpu}")
-    if params.worker_affinity != "none" and len(os.sched_getaffinity(0)) < 2:
-        raise UnsupportedError(
-            f"worker_affinity: {params.worker_affinity}: {_ONE_CORE}; use worker_affinity: none"
-        )
-
-
-def _no_gpu() -> str | None:
-    """Why torch has no GPU to hand batches to, or None where it has."""
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    return (
-        f"torch {torch.__version__} reaches no CUDA device here; install a CUDA build of torch "
-        "and NVIDIA's driver (`autotune doctor` shows what is missing)"
-    )
+        fixed = validated(Settings, settings, "settings")
+        return {
+            "libraries": loaded_versions(checked.decoder),
+            **fingerprint(fixed.emulated_latency_ms),
+        }

@@ -11,6 +11,8 @@ _PACKAGES = {
     "opencv_buffer": "opencv-python-headless",
     "decord": "decord",
     "torchcodec": "torchcodec",
+    "torchvision": "torchvision",
+    "pytorchvideo": "pytorchvideo",
 }
 
 
