@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli import figures
+from autotune.cli.decoders import print_decoder_table
 from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note
 from autotune.cli.live import outcome_line
 from autotune.cli.options import (
@@ -18,33 +19,38 @@ from autotune.cli.options import (
     seconds,
 )
 from autotune.cli.stopping import StopOnSignals
+from autotune.exceptions import InputError
 from autotune.observer import StudyObserver, StudyProgress
 from autotune.trial import Params, TrialResult
+
+MIN_BLOCKS = 4
+"""Fewer give no interval of a ratio worth having."""
 
 
 def compare(
     a: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="A",
             help="'TARGET --flags...' in quotes, or STUDY[:TRIAL]; a study alone is its best "
             "trial, STUDY:baseline its baseline.",
             show_default=False,
         ),
-    ],
+    ] = None,
     b: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="B", help="What A is compared with, likewise.", show_default=False),
-    ],
+    ] = None,
     data_dir: DataDirOption = None,
     blocks: Annotated[
         int | None,
         typer.Option(
             "--blocks",
             metavar="N",
-            min=4,
-            help="The most blocks, one fresh run of each side; default: 18. Six are always made, "
-            "and more until the ratio is known to 2 %.",
+            min=1,
+            help="The most blocks, one fresh run of each side, at least 4; default: 18. Six are "
+            "always made, and more until the ratio is known to 2 %. Of decoders: how often each "
+            "decodes all clips; default: 5.",
             show_default=False,
         ),
     ] = None,
@@ -65,6 +71,50 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    decoders: Annotated[
+        bool,
+        typer.Option(
+            "--decoders", help="Instead of A and B: seconds for the clips, for each decoder."
+        ),
+    ] = False,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="S",
+            help="Of decoders: seconds of each clip that are decoded; default: 2.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(
+            "--start",
+            metavar="S",
+            help="Of decoders: where they begin in the clip; default: 0.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            metavar="N",
+            min=0,
+            help="Of decoders: threads of each; 0 lets it choose; default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            "--clips",
+            metavar="N",
+            min=1,
+            help="Of decoders: the most clips, chosen by the seed; default: 100.",
+            show_default=False,
+        ),
+    ] = None,
     seed: SeedOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer copies it
     storage: StorageOption = None,
@@ -76,12 +126,38 @@ def compare(
     significant difference. Both are measured here and now on the same clips; nothing is stored.
     Flags written out beside a study of the same target are measured as that study does.
 
+    With --decoders: how long each decoder takes for the same window of the same clips, one after
+    the other in one process, and why one could not be measured.
+
     \b
     Examples:
       autotune compare kinetics_nvdec kinetics_nvdec:baseline
       autotune compare kinetics_nvdec:12 'spdl_video --num-demux-threads 3'
       autotune compare 'spdl_video --arena pool' spdl_video --data-dir clips
+      autotune compare --decoders --data-dir clips --duration 0.5
     """
+    of_decoders = {
+        "--duration": duration,
+        "--start": start,
+        "--threads": threads,
+        "--clips": clips,
+    }
+    if decoders:
+        given = {"A": a, "--max-time": max_time, "--set": overrides or None, "--storage": storage}
+        _refuse(given, "with --decoders: nothing is configured or stored")
+        limit = seconds(timeout, "--timeout")
+        print_decoder_table(
+            data_dir, duration, start, threads, clips, blocks, seed, limit=limit, fmt=fmt
+        )
+        return
+    _refuse(of_decoders, "without --decoders")
+    if a is None or b is None:
+        raise InputError(
+            "compare: give A and B, two configurations to compare, or --decoders "
+            "(`autotune compare --help` has examples)"
+        )
+    if blocks is not None and blocks < MIN_BLOCKS:
+        raise InputError(f"--blocks: {blocks} is not accepted; accepted: {MIN_BLOCKS} or more")
     from autotune.compare import CompareSettings, compared_figures
     from autotune.compare import compare as compare_sides
     from autotune.config import storage_url
@@ -106,6 +182,17 @@ def compare(
     result = compared_figures(outcome).model_dump(mode="json")
     emit_object(result, _lines(), fmt)
     raise typer.Exit(_status(result, outcome.interrupted))
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        InputError: naming the first one that was given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name}: has no effect {why}. Leave it out")
 
 
 class _Lines(StudyObserver):

@@ -9,6 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from autotune.exceptions import DataError
+from autotune.frame_folders import index_bytes, read_index
+
 _PLAUSIBLE_START = 1e6
 
 
@@ -37,10 +40,13 @@ class ClipInfo(BaseModel):
 
 
 def probe_file(path: str | Path) -> ClipInfo:
-    """What one file is. Never raises for a bad file: it says so in ``cause``."""
+    """What one file, or folder of extracted frames, is. Never raises for a bad one: it says so in
+    ``cause``."""
     import av
 
     file = Path(path)
+    if file.is_dir():
+        return _extracted(file)
     try:
         size = file.stat().st_size
     except OSError as error:
@@ -71,6 +77,29 @@ def probe_file(path: str | Path) -> ClipInfo:
             )
     except (av.FFmpegError, OSError, ValueError) as error:
         return ClipInfo(name=str(path), size=size, cause=str(error))
+
+
+def _extracted(folder: Path) -> ClipInfo:
+    """A clip that was extracted to JPEG frames."""
+    try:
+        index = read_index(folder, str(folder))
+    except DataError as error:
+        return ClipInfo(name=str(folder), size=0, cause=error.cause)
+    times = index.times
+    length = max(times) - min(times)
+    return ClipInfo(
+        name=str(folder),
+        size=index_bytes(folder, index),
+        codec="mjpeg",
+        width=index.width,
+        height=index.height,
+        fps=(len(times) - 1) / length if length > 0 else None,
+        duration=index.duration,
+        pix_fmt="yuvj420p",
+        num_streams=1,
+        has_audio=False,
+        start_time=0.0,
+    )
 
 
 def summarize(infos: Iterable[ClipInfo]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ DECODERS: Mapping[str, str] = MappingProxyType(
         "opencv_buffer": "autotune.media.decoders.opencv:OpenCVBuffer",
         "decord": "autotune.media.decoders.decord:Decord",
         "torchcodec": "autotune.media.decoders.torchcodec:TorchCodec",
+        "torchvision": "autotune.media.decoders.torchvision:TorchVision",
+        "pytorchvideo": "autotune.media.decoders.pytorchvideo:PyTorchVideo",
     }
 )
 """Name -> class. Its constructor imports the library, or raises UnsupportedError."""

@@ -92,6 +92,14 @@ class PyAV(Decoder):
         return DecodedWindow(stacked, unique(places), len(frames), watch.seconds)
 
 
+def window_pts(container: Any, stream: Any, window: Window) -> tuple[list[int], Fraction]:
+    """The pts of the window's frames, ascending, in ticks, and the seconds of a tick; nothing is
+    decoded. Empty where the timestamps do not say which frames there are."""
+    if stream is None or stream.time_base is None:
+        return [], Fraction(1)
+    return _packets(container, stream, window)[1], Fraction(stream.time_base)
+
+
 def _packets(container: Any, stream: Any, window: Window) -> tuple[list[Any], list[int]]:
     """The packets of the window in decoding order, and the pts in it, ascending.
 

@@ -6,10 +6,12 @@ take turns, so that a machine that changes changes for all of them.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 
 from autotune.exceptions import DataError, UnsupportedError
 from autotune.media.decoders import DECODERS, Decoder, Window, load
@@ -24,6 +26,7 @@ class Timing:
         parts: seconds by part of the work (`base.DECODER_STAGES`), over all blocks.
         decoded: clips decoded in one block; ``decoded_frames`` frames, kept or not.
         failed: clip -> cause. A decoder that fails is fast: compare only equal numbers.
+        version: of its package; None where it is not there.
         unavailable: why it could not be measured, else None.
     """
 
@@ -33,6 +36,7 @@ class Timing:
     decoded: int = 0
     decoded_frames: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    version: str | None = None
     unavailable: str | None = None
 
     @property
@@ -46,6 +50,9 @@ def time_decoders(
     window: Window,
     blocks: int = 5,
     names: Sequence[str] = tuple(DECODERS),
+    *,
+    tell: Callable[[str], None] = lambda name: None,
+    until: float = math.inf,
 ) -> list[Timing]:
     """Decode the same window of every clip with every decoder, ``blocks`` times in turns.
 
@@ -57,6 +64,9 @@ def time_decoders(
         window: what is decoded of each.
         blocks: how often.
         names: which decoders.
+        tell: called with a decoder's name before it is loaded, and before each of its turns.
+        until: no block begins that would not end by then (`time.perf_counter`); the first one
+            that counts is always made.
 
     Returns:
         In the order of ``names``; those that are not installed say so.
@@ -67,15 +77,32 @@ def time_decoders(
     timings = [Timing(name) for name in names]
     ready: list[tuple[Timing, Decoder]] = []
     for timing in timings:
+        tell(timing.decoder)
         try:
-            ready.append((timing, load(timing.decoder)))
+            decoder = load(timing.decoder)
         except UnsupportedError as error:
             timing.unavailable = str(error)
+            continue
+        timing.version = _version(decoder.package)
+        ready.append((timing, decoder))
+    longest = 0.0
     for block in range(-1, blocks):
+        begun = time.perf_counter()
+        if block > 0 and begun + longest > until:
+            break
         shift = max(block, 0) % max(1, len(ready))
         for timing, decoder in ready[shift:] + ready[:shift]:
+            tell(timing.decoder)
             _pass(timing, decoder, clips, window, counted=block >= 0)
+        longest = max(longest, time.perf_counter() - begun)
     return timings
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # e.g. opencv-python instead of its headless build
+        return "unknown"
 
 
 def _pass(
