@@ -7,6 +7,7 @@
 
     study = autotune.load_study("quickstart", storage="sqlite:///autotune.db")
     study.trials_dataframe()
+    loader = study.best().build()    # to train with; see `autotune.loaders`
 
 Importing this loads neither torch, ray, spdl nor pandas.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotune import loaders
     from autotune.api import Study, launch, load_study
     from autotune.exceptions import (
         AutotuneError,
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "launch",
     "load_study",
+    "loaders",
 ]
 
 
@@ -55,6 +58,10 @@ def __getattr__(name: str) -> Any:
             return version("autotune")
         except PackageNotFoundError:  # a source tree that is not installed
             return "unknown"
+    if name == "loaders":
+        import importlib
+
+        return importlib.import_module("autotune.loaders")
     if name in ("Study", "launch", "load_study"):
         from autotune import api
 

@@ -3,6 +3,7 @@
     study = autotune.launch("experiment.yaml", data_dir="/data/train")
     study = autotune.load_study("experiment", storage="sqlite:///autotune.db")
     study.best()                    the best trial: .params, .samples_per_second, .verified, .flags
+    study.best().build()            its loader, to train with
     study.trials_dataframe()        pandas, one row a trial
     study.export(format="flags")    the winning flags
 
@@ -17,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import PrivateAttr
 
 from autotune.exceptions import InputError
 from autotune.results import (
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from autotune.config import Experiment
+    from autotune.loaders import VideoLoader
+    from autotune.loaders.tuned import Recipe
     from autotune.observer import StudyObserver
+    from autotune.search_space import SearchSpace
     from autotune.study import StopSignal
 
 
@@ -46,6 +52,35 @@ class Trial(TrialFigures):
 
     flags: str
     """The configuration as command-line flags, on one line."""
+    _recipe: Recipe = PrivateAttr()
+
+    def build(
+        self,
+        data_dir: str | Path | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        **overrides: Any,
+    ) -> VideoLoader | Iterable[Any]:
+        """This configuration's loader, in this process, to train with.
+
+        A `loaders.VideoLoader`; of the target ``python``, what the function that was tuned
+        returns. Warns if the configuration is not verified, or was measured on another machine.
+
+        Args:
+            data_dir: folder of clips; default: the study's.
+            rank, world_size: which of how many parts of the data set this process reads.
+            overrides: parameters and settings in place of those measured, e.g. ``num_frames``;
+                ``seed`` too.
+
+        Raises:
+            InputError: an override or the data are wrong, or the target has no loader to train
+                with (``command``).
+            UnsupportedError: this machine cannot do what was measured.
+        """
+        from autotune.loaders.tuned import build_tuned
+
+        return build_tuned(self._recipe, data_dir, rank=rank, world_size=world_size, **overrides)
 
 
 def launch(
@@ -177,8 +212,10 @@ class Study:
                 )
             first = groups[0]
             tied = ties(first, record)
+            machines = {machine.hash: machine.fingerprint for machine in database.machines()}
             found = [
-                _trial(record, t, first.baseline, t.number in tied) for t in first.trials[:top]
+                _trial(record, t, first.baseline, t.number in tied, machines.get(t.machine or ""))
+                for t in first.trials[:top]
             ]
         return found[0] if top == 1 else found
 
@@ -231,14 +268,44 @@ class Study:
 
 
 def _trial(
-    record: StudyRecord, trial: TrialRecord, baseline: TrialRecord | None, tied: bool
+    record: StudyRecord,
+    trial: TrialRecord,
+    baseline: TrialRecord | None,
+    tied: bool,
+    machine: Mapping[str, Any] | None,
 ) -> Trial:
     from autotune.ceilings import Ceilings
     from autotune.search_space import SearchSpace
 
     space = SearchSpace.from_dict(record.space, f"study {record.name!r}")
     found = dict(trial_figures(trial, baseline, tied=tied, ceilings=Ceilings.of(record)))
-    return Trial(**found, flags=shlex.join(space.format_flags(trial.params)))
+    made = Trial(**found, flags=shlex.join(space.format_flags(trial.params)))
+    made._recipe = _recipe(record, space, trial, machine)
+    return made
+
+
+def _recipe(
+    record: StudyRecord, space: SearchSpace, trial: TrialRecord, machine: Mapping[str, Any] | None
+) -> Recipe:
+    from autotune.loaders.tuned import Recipe
+
+    measured = record.identity.get("target") or {}
+    reservation = ""
+    if record.source != "measured":
+        reservation = "was replayed from a recorded table, not measured"
+    elif not trial.verified:
+        reservation = "is not verified: its figures are those of the search"
+    return Recipe(
+        name=f"trial {trial.number} of study {record.name!r}",
+        target=record.target,
+        params=trial.params,
+        active=frozenset(space.active(trial.params)),
+        settings=measured.get("settings") or {},
+        data_dir=record.identity.get("data_dir"),
+        seed=record.identity.get("seed", 0),
+        machine=machine,
+        reservation=reservation,
+    )
 
 
 def _flat_trial(trial: TrialFigures) -> dict[str, Any]:

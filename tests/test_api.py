@@ -35,6 +35,7 @@ def test_the_package_exports_what_is_documented() -> None:
         "__version__",
         "launch",
         "load_study",
+        "loaders",
     ]
     for name in autotune.__all__:
         assert getattr(autotune, name) is not None
@@ -53,6 +54,7 @@ def test_launch_is_the_function_although_a_module_has_that_name() -> None:
     [
         "import autotune; autotune.__version__",
         "import autotune; autotune.launch, autotune.load_study",
+        "import autotune; autotune.loaders.spdl_video, autotune.loaders.VideoLoader",
         "import sys; sys.argv = ['autotune', '--help']\n"
         "from autotune.cli import main\n"
         "try: main()\nexcept SystemExit: pass",
