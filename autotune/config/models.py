@@ -22,7 +22,9 @@ from autotune.trial import ConsumerSpec, Limits, MeasurementSettings
 
 DEFAULT_TRIALS = 50
 
-Figure = Literal["cpu_percent", "host_memory_gib", "gpu_memory_gib", "time_to_first_batch"]
+Figure = Literal[
+    "cpu_percent", "host_memory_gib", "gpu_memory_gib", "cache_gib", "time_to_first_batch"
+]
 """What ``constraints`` can bound: recorded figures of a measurement."""
 
 

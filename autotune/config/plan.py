@@ -42,6 +42,32 @@ class Plan:
     """Full configurations to measure after the baseline; no two the same, none the baseline."""
     data_dir: Path | None
 
+    def given(self, params: Params) -> Params:
+        """A full configuration as the target is given it.
+
+        A parameter that is off has the default of the search space. Where a user changed that
+        default, the target may refuse it, as a value that would do nothing; it then gets the
+        default of its own, which is what it reads back.
+        """
+        model = plugins.load_target(self.experiment.target.name).Params
+        if _accepts(model, params):
+            return params
+        off = self.space.parameters.keys() - self.space.active(params)
+        own = {name: model.model_fields[name].default for name in off & model.model_fields.keys()}
+        settled = {**params, **own}
+        for name in own:  # what the target does take stays as the search space has it
+            if _accepts(model, kept := {**settled, name: params[name]}):
+                settled = kept
+        return settled if _accepts(model, settled) else params
+
+
+def _accepts(model: type[BaseModel], params: Params) -> bool:
+    try:
+        model.model_validate(params)
+    except ValidationError:
+        return False
+    return True
+
 
 def resolve(experiment: Experiment) -> Plan:
     """Check an experiment against its target, its search space and this machine's files.

@@ -14,7 +14,7 @@ from autotune.repeats import warning, widened
 from autotune.stats import between_run_sd, published_interval, usual_within
 from autotune.storage.models import MeasurementRow, StudyRow, TrialRow
 from autotune.storage.records import TrialRecord, VerificationRecord
-from autotune.storage.results import failure_of
+from autotune.storage.results import CACHE, failure_of
 from autotune.trial import Contamination
 
 SEARCH_ROLES = frozenset({"search", "baseline"})
@@ -36,8 +36,9 @@ _MEANS = (
     "slowest_rank",
     "within_low",
     "within_high",
+    "cache_mean_gib",
 )
-_PEAKS = ("rss_gib", "gpu_memory_gib")
+_PEAKS = ("rss_gib", "gpu_memory_gib", "cache_gib")
 
 # Without the documents: `trials` of a long study must not read every log tail.
 COLUMNS = (
@@ -53,7 +54,9 @@ COLUMNS = (
     MeasurementRow.contaminated,
     MeasurementRow.contamination,
     MeasurementRow.page_cache,
-    *(getattr(MeasurementRow, name) for name in (*_MEANS, *_PEAKS)),
+    MeasurementRow.warnings,
+    *(getattr(MeasurementRow, name) for name in (*_MEANS, *_PEAKS) if name not in CACHE),
+    *(MeasurementRow.resources[name].as_float().label(name) for name in CACHE),
 )
 
 Run = Row[Any]
@@ -141,6 +144,11 @@ def _page_cache(runs: Sequence[Run]) -> str | None:
     return states.pop() if len(states) == 1 else ("mixed" if states else None)
 
 
+def _told(runs: Sequence[Run]) -> list[str]:
+    """What the runs themselves warn of, each thing once."""
+    return list(dict.fromkeys(text for run in runs for text in run.warnings or []))
+
+
 def _disturbances(runs: Sequence[Run]) -> list[str]:
     found = [
         warning(Contamination.model_validate(run.contamination)) for run in runs if run.contaminated
@@ -213,7 +221,7 @@ def trial_record(
         stopped_early=trial.stopped_early,
         failure=failure_of(trial.failure_kind, trial.failure_cause, trial.failure_advice),
         page_cache=_page_cache(used),
-        warnings=[*trial.warnings, *_disturbances(used)],
+        warnings=[*trial.warnings, *_told(used), *_disturbances(used)],
         machine=place[0],
         dataset=place[1],
         created_at=trial.created_at,

@@ -98,6 +98,7 @@ class StudyRow(Base):
     autotune_version: Mapped[str] = mapped_column(String(64))
     noise: Mapped[dict[str, Any] | None]
     ceilings: Mapped[dict[str, Any] | None]
+    warnings: Mapped[list[Any] | None]
 
 
 class LeaseRow(Base):
@@ -245,6 +246,7 @@ class MeasurementRow(Base):
     readback: Mapped[dict[str, Any] | None]
     versions: Mapped[dict[str, Any] | None]
     failed_clips: Mapped[list[Any] | None]
+    warnings: Mapped[list[Any] | None]
     resources: Mapped[dict[str, Any] | None]
     """The whole `trial.Resources`, so that one added there is kept before it has a column."""
     timeline: Mapped[dict[str, Any]]

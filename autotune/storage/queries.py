@@ -47,6 +47,8 @@ WHERE_FIGURES = (
     "rss_gib",
     "host_memory_gib",
     "gpu_memory_gib",
+    "cache_gib",
+    "cache_mean_gib",
     "sm_percent",
     "nvdec_percent",
     "slowest_rank",

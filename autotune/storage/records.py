@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from autotune.trial import Failure, Params, RankFigures, StageStats, Value
+from autotune.trial import Failure, MemoryTrend, Params, RankFigures, StageStats, Value
 
 StudyState = Literal["running", "finished", "stopped", "interrupted", "failed"]
 Source = Literal["measured", "replay"]
@@ -47,6 +47,8 @@ class StudyRecord(Value):
     """The noise floor as measured: see `autotune.noise`."""
     ceilings: dict[str, Any] | None = None
     """By workload: the consumer's ceiling and what each stage does alone."""
+    warnings: list[str] = Field(default_factory=list)
+    """What a user should know of the search, e.g. a parameter that may be ignored."""
 
 
 class LeaseRecord(Value):
@@ -129,6 +131,8 @@ class TrialRecord(Value):
     cpu_percent: float | None = None
     rss_gib: float | None = None
     gpu_memory_gib: float | None = None
+    cache_gib: float | None = None
+    cache_mean_gib: float | None = None
     sm_percent: float | None = None
     nvdec_percent: float | None = None
     slowest_rank: float | None = None
@@ -201,6 +205,10 @@ class MeasurementRecord(Value):
     processes: int | None
     threads: int | None
     gpu_memory_gib: float | None
+    cache_gib: float | None
+    cache_mean_gib: float | None
+    memory: MemoryTrend | None = None
+    """Whether memory grew; None of runs made before it was looked for."""
     sm_percent: float | None
     nvdec_percent: float | None
     stopped_early: bool = False
@@ -217,6 +225,7 @@ class MeasurementRecord(Value):
     readback: Params
     versions: dict[str, str]
     failed_clips: list[dict[str, Any]]
+    warnings: list[str] = Field(default_factory=list)
     timeline: dict[str, float | None]
     failure: Failure | None
     log_tail: str

@@ -73,6 +73,9 @@ RESOURCES = (
 )
 """Figures of `trial.Resources` that are columns of the same name."""
 
+CACHE = ("cache_gib", "cache_mean_gib")
+"""Figures of `trial.Resources` that stand in the column ``resources`` alone."""
+
 _DOCUMENTS = (
     "ranks",
     "readback",
@@ -82,6 +85,7 @@ _DOCUMENTS = (
     "contamination",
     "delivered",
     "stage_ceilings",
+    "warnings",
 )
 
 
@@ -128,7 +132,9 @@ def measurement_record(row: MeasurementRow) -> MeasurementRecord:
         "readback": row.readback or {},
         "versions": row.versions or {},
         "failed_clips": row.failed_clips or [],
+        **{name: (row.resources or {}).get(name) for name in (*CACHE, "memory")},
         "stage_ceilings": row.stage_ceilings or [],
+        "warnings": row.warnings or [],
     }
     return MeasurementRecord.model_validate(
         {n: getattr(row, n) for n in MeasurementRecord.model_fields if n not in renamed} | renamed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,9 +30,8 @@ def _autotune_version() -> str:
 
 def study_record(row: StudyRow) -> StudyRecord:
     """The detached value of a row."""
-    return StudyRecord.model_validate(
-        {name: getattr(row, name) for name in StudyRecord.model_fields}
-    )
+    values = {name: getattr(row, name) for name in StudyRecord.model_fields}
+    return StudyRecord.model_validate(values | {"warnings": row.warnings or []})
 
 
 def study_row(session: Session, study_id: int) -> StudyRow:
@@ -210,6 +209,15 @@ class Studies(Store):
             study_row(session, study_id).ceilings = clean_json(dict(ceilings))
 
         self._write(change, "recording the ceilings")
+
+    def set_study_warnings(self, study_id: int, warnings: Iterable[str]) -> None:
+        """Record what a user should know of the search, in place of what was recorded before."""
+        texts = [clean_text(text) for text in warnings]
+
+        def change(session: Session) -> None:
+            study_row(session, study_id).warnings = texts
+
+        self._write(change, "recording the study's warnings")
 
     def update_experiment(self, study_id: int, experiment: Mapping[str, Any]) -> None:
         """Record the experiment of a resumed launch: budget and the like may have changed."""

@@ -14,7 +14,15 @@ from autotune.exceptions import InputError, StorageError
 from autotune.stats import RatioEstimate
 from autotune.storage import Database, StudyRecord
 from autotune.storage.models import MeasurementRow, StageRow, WindowRow
-from autotune.trial import Failure, RankFigures, Resources, StageStats, TrialResult, Window
+from autotune.trial import (
+    Failure,
+    MemoryTrend,
+    RankFigures,
+    Resources,
+    StageStats,
+    TrialResult,
+    Window,
+)
 
 MakeResult = Callable[..., TrialResult]
 BASELINE = {
@@ -154,7 +162,7 @@ def test_a_trial_has_the_mean_of_its_search_runs_alone(
     database: Database, study: StudyRecord, make_result: MakeResult
 ) -> None:
     database.start_trial(study.id, 3, BASELINE)
-    resources = Resources(rss_gib=4.0, cpu_percent=55.0)
+    resources = Resources(rss_gib=4.0, cpu_percent=55.0, cache_gib=1.5, cache_mean_gib=0.5)
     database.record(study.id, 3, "search", make_result(100.0))
     database.record(study.id, 3, "search", make_result(110.0, resources=resources))
     for role in ("selection", "verification"):
@@ -165,6 +173,11 @@ def test_a_trial_has_the_mean_of_its_search_runs_alone(
     assert trial.epoch_seconds == pytest.approx(1000 / 105)
     assert trial.measurements == 2
     assert trial.rss_gib == 4.0
+    assert (trial.cache_gib, trial.cache_mean_gib) == (1.5, 0.5)
+    assert database.best(study.id, where="cache_gib <= 2 and cache_mean_gib < 1") != []
+    assert database.best(study.id, where="cache_gib <= 1") == []
+    assert database.measurements(study.id)[1].cache_gib == 1.5
+    assert database.measurements(study.id)[0].cache_gib is None
     assert trial.cpu_percent == pytest.approx(45.0)
     with pytest.raises(InputError, match="no trial 9 in this study"):
         database.trial(study.id, 9)
@@ -306,3 +319,15 @@ def test_two_threads_may_record_at_once(
         thread.join(timeout=60)
     assert len(database.measurements(study.id)) == 16
     assert len(database.machines()) == 1
+
+
+def test_the_slope_of_the_memory_comes_back(
+    database: Database, study: StudyRecord, make_result: MakeResult
+) -> None:
+    database.start_trial(study.id, 0, BASELINE)
+    trend = MemoryTrend(
+        verdict="grows", mib_per_minute=12.0, low=11.0, high=13.0, seconds=80.0, hours_left=3.0
+    )
+    resources = Resources(rss_gib=4.0, memory=trend)
+    database.record(study.id, 0, "search", make_result(100.0, resources=resources))
+    assert database.measurements(study.id)[0].memory == trend
