@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from autotune.plugins import load_target
 from autotune.storage.trials import workload_key
 from autotune.trial import Measurement, Params, StageCeiling, TrialResult, Value
 from autotune.workloads import workload_baselines
@@ -98,9 +99,7 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
 
 
 def _of_workload(run: StudyRun, params: Params, key: str, consumer: bool) -> WorkloadCeiling:
-    spec = run.specification(params)
-    stages = run.measure_as(spec.in_mode("stages"), 0, "slowest stage alone", "ceiling")
-    alone = [] if stages.measurement is None else stages.measurement.stage_ceilings
+    alone = _stages_alone(run, params)
     if not consumer:
         return WorkloadCeiling(
             workload=key, samples_per_second=None, reason=NO_CONSUMER, stages=alone
@@ -111,6 +110,15 @@ def _of_workload(run: StudyRun, params: Params, key: str, consumer: bool) -> Wor
         reason = f"no ceiling: {_why(fed)}"
         return WorkloadCeiling(workload=key, samples_per_second=None, reason=reason, stages=alone)
     return _ceiling(key, fed.measurement, alone)
+
+
+def _stages_alone(run: StudyRun, params: Params) -> list[StageCeiling]:
+    """What each stage reaches alone; none where the target does not run its stages alone."""
+    if not load_target(run.plan.experiment.target.name).runs_stages_alone():
+        return []
+    spec = run.specification(params).in_mode("stages")
+    stages = run.measure_as(spec, 0, "slowest stage alone", "ceiling")
+    return [] if stages.measurement is None else stages.measurement.stage_ceilings
 
 
 def _ceiling(key: str, fed: Measurement, stages: list[StageCeiling]) -> WorkloadCeiling:

@@ -45,6 +45,7 @@ def measured_excesses(plan: Plan, measurement: Measurement) -> dict[str, float]:
             "cpu_percent": measurement.resources.cpu_percent,
             "host_memory_gib": measurement.resources.rss_gib,
             "gpu_memory_gib": measurement.resources.gpu_memory_gib,
+            "cache_gib": measurement.resources.cache_gib,
             "time_to_first_batch": measurement.time_to_first_batch,
         },
     )
@@ -56,6 +57,7 @@ def broken_limits(plan: Plan, measurement: MeasurementRecord) -> list[str]:
         "cpu_percent": measurement.cpu_percent,
         "host_memory_gib": measurement.rss_gib,
         "gpu_memory_gib": measurement.gpu_memory_gib,
+        "cache_gib": measurement.cache_gib,
         "time_to_first_batch": measurement.time_to_first_batch,
     }
     return [text for text, excess in excesses(plan, figures).items() if excess > 0]

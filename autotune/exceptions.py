@@ -6,6 +6,7 @@
     │   └── StudyConflict     the study exists with another experiment, machine, data or driver
     ├── UnsupportedError      this machine lacks something; the message names the remedy
     ├── DataError             a clip could not be delivered (`name`, `cause`)
+    ├── BatchError            a PrefetchLoader could not make a batch (`epoch`, `batch`, `index`)
     ├── StorageError          the database failed in a way that a retry did not cure
     └── MeasurementFailed     a measurement ended without a figure (`failure`)
 
@@ -55,6 +56,21 @@ class DataError(AutotuneError):
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str, str]]:
         return type(self), (self.name, self.cause)
+
+
+class BatchError(AutotuneError):
+    """A batch could not be made of a user's data set. The cause is the error as it was raised.
+
+    Attributes:
+        epoch, batch: which one; both count from 0.
+        index: what the data set was asked for; None where it was no sample that failed.
+    """
+
+    def __init__(self, message: str, *, epoch: int, batch: int, index: object = None) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.batch = batch
+        self.index = index
 
 
 class StorageError(AutotuneError):

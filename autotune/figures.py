@@ -40,6 +40,10 @@ _MIN_BATCHES = 3
 """Fewer give no rate at all: go on past max_seconds (the supervisor's deadline still holds)."""
 
 
+_MOST_COARSE = 1024
+"""Windows of a record that is thinned; two to four times as many as an estimate has groups for."""
+
+
 @dataclass
 class Record:
     """The windows of one rank, and the arrivals in them as one series."""
@@ -65,6 +69,32 @@ class Record:
     def start(self) -> float:
         """When counting began."""
         return self.windows[0].start
+
+    def thin(self, most: int = _MOST_COARSE) -> None:
+        """Where there are more windows, make one of each two neighbours: hours fit into bounded
+        memory. Of `coarse` windows only, which count as one batch each."""
+        if len(self.windows) <= most:
+            return
+        pairs = [self.windows[i : i + 2] for i in range(0, len(self.windows), 2)]
+        thinned = Record(self.rank, self.first_batch_seconds, (self.drained + 1) // 2)
+        for pair in pairs:
+            thinned.add(_joined(pair))
+        self.drained, self.windows = thinned.drained, thinned.windows
+        self.times, self.samples, self.bounds = thinned.times, thinned.samples, thinned.bounds
+
+
+def coarse(window: Window) -> Window:
+    """A window whose batches are seen as one, which arrives at its end."""
+    return window.model_copy(update={"arrivals": [window.end], "batch_samples": [window.samples]})
+
+
+def _joined(windows: Sequence[Window]) -> Window:
+    first, last = windows[0], windows[-1]
+    counts = ("batches", "samples", "frames", "unique_frames", "decoded_frames", "failed")
+    sums = {name: sum(getattr(w, name) for w in windows) for name in (*counts, "busy_seconds")}
+    return coarse(
+        first.model_copy(update={"end": last.end, "stages": merge_stages(windows), **sums})
+    )
 
 
 @dataclass(frozen=True, slots=True)

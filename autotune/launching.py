@@ -156,7 +156,7 @@ def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInf
         ProbeRequest(
             study=study_uuid,
             target=plan.experiment.target.name,
-            params=plan.baseline,
+            params=plan.given(plan.baseline),
             settings=plan.settings,
             data_dir=None if plan.data_dir is None else str(plan.data_dir),
             cache_dir=str(cache_dir()),
@@ -386,13 +386,15 @@ def _phases(run: StudyRun, search: Search) -> list[Callable[[], Ending | None]]:
 
 
 def _warn_of_ignored(run: StudyRun) -> None:
-    """Tell which parameters the measured program may not read at all."""
+    """Tell, and record, which parameters the measured program may not read at all."""
     measured = [
         (trial.params, trial.samples_per_second)
         for trial in run.database.trials(run.record.id)
         if trial.samples_per_second is not None and not trial.stopped_early
     ]
-    for text in ignored_warnings(run.nodes, run.plan.searched.searched, measured):
+    found = ignored_warnings(run.nodes, run.plan.searched.searched, measured)
+    run.database.set_study_warnings(run.record.id, found)
+    for text in found:
         run.observer.note(text)
 
 

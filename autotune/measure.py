@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.config import Experiment, Plan, experiment_from, resolve
+from autotune.config import Experiment, experiment_from, resolve
 from autotune.executors.base import Executor, Job
 from autotune.executors.local import LocalExecutor
 from autotune.launching import probe_nodes
@@ -16,7 +16,20 @@ from autotune.observer import StudyObserver, StudyProgress
 from autotune.repeats import half_width, warning
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, PRIOR_WITHIN, published_interval
 from autotune.study import StopSignal, specification
-from autotune.trial import Contamination, Delivered, Failure, NodeInfo, Params, TrialResult, Value
+from autotune.trial import (
+    Contamination,
+    Delivered,
+    Event,
+    Failure,
+    Growing,
+    GrowthEvent,
+    MemoryTrend,
+    NodeInfo,
+    Params,
+    TrialResult,
+    TrialSpec,
+    Value,
+)
 
 POLL_SECONDS = 0.2
 
@@ -29,6 +42,8 @@ class MeasureOutcome:
     params: Params
     result: TrialResult
     node: NodeInfo
+    growing: Sequence[Growing] = ()
+    """What grew in its processes, where that was asked for."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -66,6 +81,13 @@ class MeasuredFigures(Value):
     cpu_percent: float | None
     host_memory_gib: float | None
     gpu_memory_gib: float | None
+    cache_gib: float | None
+    """Peak of the batches held ahead by a loader that weighs them; null for others."""
+    cache_mean_gib: float | None
+    memory: MemoryTrend | None
+    """Whether memory grew while it was measured."""
+    growing: list[Growing]
+    """With ``--locate``: what grew in the processes."""
     sm_percent: float | None
     nvdec_percent: float | None
     slowest_rank: float | None
@@ -122,10 +144,14 @@ def measure(
     *,
     observer: StudyObserver | None = None,
     signal: StopSignal | None = None,
+    locate_seconds: float | None = None,
 ) -> MeasureOutcome:
     """Measure the baseline of ``experiment`` once, in fresh processes on this machine.
 
     Nothing is stored. A measurement that fails is an outcome, not an exception.
+
+    Args:
+        locate_seconds: time between two looks for what grows in the processes; None: no look.
 
     Raises:
         InputError: if the configuration or the data are wrong.
@@ -135,29 +161,37 @@ def measure(
     signal = signal or StopSignal()
     plan = resolve(experiment)
     study = uuid.uuid4().hex
-    executor = LocalExecutor(on_event=observer.measurement_event)
+    growing: dict[int, list[Growing]] = {}
+
+    def seen(uuid: str, event: Event) -> None:
+        if isinstance(event, GrowthEvent):
+            growing[event.rank] = event.growing
+        observer.measurement_event(uuid, event)
+
+    executor = LocalExecutor(on_event=seen)
     try:
         node = probe_nodes(executor, plan, study)[0]
         for text in node.warnings:
             observer.note(text)
-        result = _run(executor, plan, study, node, observer, signal)
+        spec = specification(plan, study, plan.baseline, node)
+        spec = spec.model_copy(update={"locate_seconds": locate_seconds})
+        result = _run(executor, spec, node, observer, signal)
     finally:
         executor.close()
-    return MeasureOutcome(experiment.target.name, plan.baseline, result, node)
+    found = [of_kind for told in growing.values() for of_kind in told]
+    return MeasureOutcome(experiment.target.name, plan.baseline, result, node, found)
 
 
 def _run(
     executor: Executor,
-    plan: Plan,
-    study: str,
+    spec: TrialSpec,
     node: NodeInfo,
     observer: StudyObserver,
     signal: StopSignal,
 ) -> TrialResult:
-    spec = specification(plan, study, plan.baseline, node)
     progress = once_progress("measure", node)
     observer.study_started("measure", False, [node], [], "none")
-    observer.measurement_started(spec.uuid, "measurement", plan.baseline, progress)
+    observer.measurement_started(spec.uuid, "measurement", spec.params, progress)
     return wait_for(executor.submit(spec), lambda: signal.requested)
 
 
@@ -218,12 +252,19 @@ def measured_figures(outcome: MeasureOutcome) -> MeasuredFigures:
             "cpu_percent": resources.cpu_percent if resources else None,
             "host_memory_gib": resources.rss_gib if resources else None,
             "gpu_memory_gib": resources.gpu_memory_gib if resources else None,
+            "cache_gib": resources.cache_gib if resources else None,
+            "cache_mean_gib": resources.cache_mean_gib if resources else None,
+            "memory": resources.memory if resources else None,
+            "growing": list(outcome.growing),
             "sm_percent": resources.sm_percent if resources else None,
             "nvdec_percent": resources.nvdec_percent if resources else None,
             "failed_clips": [c.model_dump() for c in measured.failed_clips] if measured else [],
             "stages": [s.model_dump() for s in measured.stages] if measured else [],
             "versions": measured.versions if measured else {},
-            "warnings": [disturbed] if disturbed else [],
+            "warnings": [
+                *(measured.warnings if measured else []),
+                *([disturbed] if disturbed else []),
+            ],
             "failure": result.failure,
             "log_tail": result.log_tail if failed else "",
             "wall_seconds": result.wall_seconds,

@@ -9,6 +9,7 @@ of whole windows.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,15 @@ from autotune import processes
 from autotune.delivery import DeliveryCheck, check_accounts
 from autotune.early_stopping import EarlyStopping
 from autotune.exceptions import MeasurementFailed
-from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
+from autotune.figures import (
+    Decision,
+    Record,
+    coarse,
+    data_failure,
+    decide,
+    summarize,
+    window_event,
+)
 from autotune.stats import MIN_STEADY_BATCHES
 from autotune.trial import (
     Contamination,
@@ -32,12 +41,14 @@ from autotune.trial import (
     Measurement,
     MeasurementSettings,
     Resources,
+    SampleEvent,
     Window,
 )
 
 if TYPE_CHECKING:
     from autotune.consumers import Consumer
-    from autotune.targets.base import Batch, Loader
+    from autotune.targets.base import Batch, CacheUse, Loader
+    from autotune.telemetry import Sample
 
 LOOK_GROWTH = 1.1
 """Looks at the interval are spaced by 10 %: looking at every window would find, by luck, a
@@ -60,6 +71,9 @@ class ResourceSampler(Protocol):
     def contamination(self, start: float, end: float) -> Contamination | None:
         """What others took between two times of CLOCK_MONOTONIC."""
 
+    def latest(self) -> Sample | None:
+        """The last sample taken."""
+
 
 @dataclass
 class Run:
@@ -76,6 +90,8 @@ class Run:
     had_batch: threading.Event = field(default_factory=threading.Event)
     give_up: Callable[[Failure], None] = lambda failure: None
     """Called from another thread when no batch comes because every clip fails."""
+    soak: bool = False
+    """Hours are measured: windows are told as samples, and kept in bounded memory."""
     incumbent: Incumbent | None = None
     """A run alone that is beyond doubt worse than this is stopped early."""
     expected: Delivered | None = None
@@ -95,7 +111,7 @@ def measure(
             loader's batches end or samples are missing, ``start_up`` where the batches are not
             what was asked for (see `delivery`).
     """
-    counter = _Counter(loader, consumer, run)
+    counter = _Counter(loader, consumer, run, telemetry)
     watch = _Watch(counter, run)
     watch.start()
     try:
@@ -117,6 +133,8 @@ def measure(
             Failure(kind="hang", cause=f"rank {run.rank} had {len(record.times)} batches in all")
         )
     resources = telemetry.resources(decision.start, decision.end) if telemetry else Resources()
+    if counter.cache_use is not None:
+        resources = with_cache(resources, counter.cache_use)
     figures = summarize([record], decision, failed, clips, resources, record.first_batch_seconds)
     disturbance = telemetry.contamination(decision.start, decision.end) if telemetry else None
     return figures.model_copy(
@@ -126,6 +144,13 @@ def measure(
             "delivered": counter.check.delivered(),
         }
     )
+
+
+def with_cache(resources: Resources, use: CacheUse) -> Resources:
+    """The resources with what the loader held ahead."""
+    gib = float(2**30)
+    held = {"cache_gib": use.peak / gib, "cache_mean_gib": use.mean / gib}
+    return resources.model_copy(update=held)
 
 
 def _too_short(batches: int) -> Failure:
@@ -166,13 +191,26 @@ class Looks:
         return self.stopped_early
 
 
+def sample_event(window: Window, latest: Sample | None) -> SampleEvent:
+    """A coarse window as an event, with what the processes used when it ended."""
+    return SampleEvent(
+        time=time.monotonic(),
+        window=window,
+        memory_gib=None if latest is None else latest.memory_gib,
+        processes=None if latest is None else latest.processes,
+    )
+
+
 class _Counter:
     """Takes batches and makes windows of them."""
 
-    def __init__(self, loader: Loader, consumer: Consumer, run: Run) -> None:
+    def __init__(
+        self, loader: Loader, consumer: Consumer, run: Run, telemetry: ResourceSampler | None
+    ) -> None:
         self._loader = loader
         self._consumer = consumer
         self._run = run
+        self._telemetry = telemetry
         self._batches: Iterator[Batch] = iter(())
         self._step = 0
         self._failed_before = 0
@@ -181,6 +219,8 @@ class _Counter:
         self.check = DeliveryCheck(run.expected)
         self.ended = False
         """The batches ended by themselves."""
+        self.cache_use: CacheUse | None = None
+        """What the loader held ahead while it was counted."""
         self.last_arrival = time.monotonic()
 
     def _take(self) -> Batch | None:
@@ -216,21 +256,31 @@ class _Counter:
         """Count windows until it is decided, or the leader says stop."""
         run, settings = self._run, self._run.settings
         record = Record(rank=run.rank, first_batch_seconds=self._seconds)
-        record.drained = 1 + int(getattr(self._loader, "prefetched_batches", 0))
+        waiting = 1 + int(getattr(self._loader, "prefetched_batches", 0))
+        record.drained = 0 if run.soak else waiting
         self._loader.stage_stats()  # what was before does not count
+        self._loader.cache_use()
         self._failed_before = self._loader.failed()[0]
         start = time.monotonic()
-        while not (run.stop.is_set() or self.ended):
-            window = self._window(len(record.windows), start, settings.window_seconds)
+        for index in itertools.count():
+            if run.stop.is_set() or self.ended:
+                break
+            window = self._window(index, start, settings.window_seconds)
             if not window.batches:  # the end came first
                 break
             start = window.end
+            if run.soak:
+                window = coarse(window)
+                record.thin()
+                record.drained += waiting > 0
+                waiting -= window.batches
             record.add(window)
             ended = run.alone and self.looks.ended(record)
             self._report(record, self.looks.decision)
             if ended:
                 break
             self.check_failures()
+        self.cache_use = self._loader.cache_use()
         return record
 
     def _report(self, record: Record, decision: Decision | None) -> None:
@@ -241,8 +291,13 @@ class _Counter:
             steady = decision is not None and window.start >= decision.start - 1e-9
         else:
             steady = record.bounds[-1] >= record.drained
+        window = window.model_copy(update={"steady": steady})
+        if self._run.soak:
+            latest = None if self._telemetry is None else self._telemetry.latest()
+            self._run.emit(sample_event(window, latest))
+            return
         estimate = decision.estimate if decision is not None else None
-        self._run.emit(window_event(window.model_copy(update={"steady": steady}), estimate))
+        self._run.emit(window_event(window, estimate))
 
     def _window(self, index: int, start: float, seconds: float) -> Window:
         arrivals: list[float] = []

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 VOLATILE = frozenset(
-    {"hostname", "kernel", "memory_available_gib", "uptime_seconds", "warmed_bytes"}
+    {
+        "extraction_seconds",
+        "hostname",
+        "kernel",
+        "memory_available_gib",
+        "uptime_seconds",
+        "warmed_bytes",
+    }
 )
 """Recorded, but no difference in them makes two machines different."""
 

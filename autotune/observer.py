@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from autotune.trial import Event, NodeInfo, Params, TrialResult
 
+CEILING_PHASE = "ceilings"
+"""Phase in which what is measured is no loader."""
+
 
 @dataclass(frozen=True)
 class StudyProgress:
@@ -22,7 +25,7 @@ class StudyProgress:
     baseline_rate: float | None
     num_samples: int
     phase: str = "search"
-    """``noise floor``, ``search``, ``drift check`` or ``verification``, as shown."""
+    """``noise floor``, ``ceilings``, ``search``, ``drift check`` or ``verification``, as shown."""
 
 
 class StudyObserver:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from autotune import machine
@@ -58,7 +59,8 @@ _SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5
 
 @dataclass(frozen=True)
 class Reach:
-    """The files that a measurement can read, in the order in which it reads them."""
+    """The clips that a measurement can read, in the order in which it reads them, and their files:
+    one each, or a clip's frames."""
 
     manifest: Manifest
     indices: Sequence[int]
@@ -73,13 +75,15 @@ class Reach:
         return len(self) == len(self.manifest)
 
     def paths(self) -> Iterator[str]:
-        """Where they lie. Made as they are asked for: a data set may have 240,000."""
-        return map(self.manifest.path, self.indices)
+        """Where they lie. Made as they are asked for: a data set may have 240,000 clips."""
+        return chain.from_iterable(map(self.manifest.files, self.indices))
 
     def first_and_spread(self) -> Reach:
         """The first `CHECKED_FILES`, and about as many spread evenly over the others."""
-        first, others = self.indices[:CHECKED_FILES], self.indices[CHECKED_FILES:]
-        chosen = [*first, *others[:: max(1, len(others) // CHECKED_FILES)]]
+        files_per_clip = max((len(self.manifest.files(i)) for i in self.indices[:1]), default=1)
+        clips = max(1, CHECKED_FILES // max(1, files_per_clip))
+        first, others = self.indices[:clips], self.indices[clips:]
+        chosen = [*first, *others[:: max(1, len(others) // clips)]]
         return Reach(self.manifest, chosen, sum(self.manifest.sizes[i] for i in chosen))
 
 

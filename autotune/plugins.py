@@ -28,6 +28,8 @@ _BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "targets": {
             "spdl_video": "autotune.targets.spdl_video:SpdlVideo",
             "torch_dataloader": "autotune.targets.torch_dataloader:TorchDataLoader",
+            "frames": "autotune.targets.frames:Frames",
+            "prefetch_cache": "autotune.targets.prefetch_cache:PrefetchCache",
             "python": "autotune.targets.python:PythonTarget",
             "command": "autotune.targets.command:CommandTarget",
         },

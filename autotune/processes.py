@@ -27,6 +27,10 @@ GUARDIAN_NAME = "autotune-guard"
 SCRATCH_MARK = "AUTOTUNE_SCRATCH"
 """Environment variable of every process of a trial: its folder for temporary files."""
 
+CENSUS_MARK = "AUTOTUNE_CENSUS"
+"""Environment variable of the processes that are to look for what grows in them: seconds between
+two looks and the folder to write to, with a colon between (see `autotune.heap`)."""
+
 _FORKED = "forked"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15

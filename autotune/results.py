@@ -77,6 +77,9 @@ class TrialFigures(Value):
     cpu_percent: float | None
     host_memory_gib: float | None
     gpu_memory_gib: float | None
+    cache_gib: float | None = None
+    """Peak of the batches held ahead by a loader that weighs them; null for others."""
+    cache_mean_gib: float | None = None
     sm_percent: float | None
     nvdec_percent: float | None
     slowest_rank: float | None
@@ -127,6 +130,8 @@ class StudySummary(Value):
     """What fresh runs of one configuration differ by; null where it was not measured."""
     ceilings: Ceilings | None
     """What no configuration can exceed, by workload; null where it was not measured."""
+    warnings: list[str] = Field(default_factory=list)
+    """What to know of the search, e.g. a parameter that the program may ignore."""
     created_at: datetime
     updated_at: datetime
 
@@ -286,6 +291,7 @@ def summary(database: Database, record: StudyRecord) -> StudySummary:
         baseline=None if first is None else trial_figures(first, first, ceilings=ceilings),
         ceilings=ceilings,
         noise=NoiseFloor.of(record),
+        warnings=record.warnings,
         created_at=record.created_at,
         updated_at=record.updated_at,
     )

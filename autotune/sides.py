@@ -125,6 +125,30 @@ def read_sides(
     return Sides(first, second)
 
 
+def read_side(
+    text: str,
+    name: str,
+    *,
+    storage: str | None = None,
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Side:
+    """Find out what one text names; see `read_sides`.
+
+    Args:
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: for what is neither a target nor a study, a trial that is not there, or flags
+            that the target does not accept.
+    """
+    given = _Given(storage, tuple(overrides), dict(values or {}))
+    words = _words(text, name)
+    if _is_target(words):
+        return _of_flags(text, words, None, given)
+    return _of_study(text, words, name, given)
+
+
 def _words(text: str, name: str) -> list[str]:
     try:
         words = shlex.split(text)

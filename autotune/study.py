@@ -18,7 +18,7 @@ from autotune.budget import BudgetClock
 from autotune.config import Plan
 from autotune.executors.base import Executor
 from autotune.incumbents import Incumbents
-from autotune.observer import StudyObserver, StudyProgress
+from autotune.observer import CEILING_PHASE, StudyObserver, StudyProgress
 from autotune.repeats import Attempts, disturbance, half_width
 from autotune.stats import published_interval
 from autotune.storage import Database, StudyRecord
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PHASES: dict[Role, str] = {
     "noise": "noise floor",
     "drift": "drift check",
-    "ceiling": "ceilings",
+    "ceiling": CEILING_PHASE,
     "selection": "verification",
     "verification": "verification",
 }
@@ -279,7 +279,7 @@ def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> Tri
         uuid=uuid.uuid4().hex,
         study=study,
         target=experiment.target.name,
-        params=params,
+        params=plan.given(params),
         settings=plan.settings,
         data_dir=None if plan.data_dir is None else str(plan.data_dir),
         manifest=node.manifest,

@@ -27,6 +27,7 @@ from autotune.cleanup import Before, end_trial, make_scratch, remove_scratch
 from autotune.intake import Intake, read
 from autotune.limits import LimitWatch
 from autotune.process_tree import ProcessTree
+from autotune.publishing.publisher import live_folder
 from autotune.shared_memory import quiet
 from autotune.trial import (
     STUDY_MARK,
@@ -126,6 +127,7 @@ class _Supervision:
         self._notes: list[str] = []
         self._before = Before()
         self._looked_last = False
+        self._watched = False
         self._limits = LimitWatch(spec.limits, spec.ranks)
         self.scratch = make_scratch(spec.study, spec.uuid)
 
@@ -208,6 +210,7 @@ class _Supervision:
                         if data is not None:
                             takers[key.fd](data)
                     self._look(tree)
+                    self._tell_of_watchers(worker)
                     if self._must_end(tree):
                         return
         finally:
@@ -222,6 +225,16 @@ class _Supervision:
             self._looked_last = True
             tree.update()
         self._before.segments.update(tree.remaining, now_or_never=ending)
+
+    def _tell_of_watchers(self, worker: subprocess.Popen[bytes]) -> None:
+        """Have the worker publish once somebody has made the folder for it (`autotune watch`)."""
+        if self._watched or self.scratch is None or not os.path.isdir(live_folder(self.scratch)):
+            return
+        self._watched = True
+        with contextlib.suppress(BrokenPipeError):
+            pipe = cast("IO[bytes]", worker.stdin)
+            pipe.write(b"watch\n")
+            pipe.flush()
 
     def _must_end(self, tree: ProcessTree) -> bool:
         """Whether a limit is reached; notes which."""

@@ -16,14 +16,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune import processes
+from autotune import machine, processes
 from autotune.census import Census, Others, entry, others, waits
 from autotune.contamination import Stretch, judge
 from autotune.counters import Counters, Reader
 from autotune.gpu import Gpus, GpuSample
-from autotune.trial import Contamination, Resources
+from autotune.memory import memory_trend
+from autotune.stats import Course
+from autotune.trial import Contamination, MemoryTrend, Resources
 
 _GIB = float(2**30)
+_MIB = float(2**20)
+_MAX_SAMPLES = 4096
+"""Where there are more, every second one of the older half goes: hours fit into bounded memory."""
 _MAX_SHARE = 0.005
 _MIN_SECONDS = 0.2
 """Too short a stretch for counters that tick every hundredth of a second."""
@@ -72,11 +77,18 @@ class _Process:
 class Telemetry:
     """Samples the process tree below ``root``, itself included."""
 
-    def __init__(self, root: int, interval: float = 0.5, supervisor: int | None = None) -> None:
+    def __init__(
+        self,
+        root: int,
+        interval: float = 0.5,
+        supervisor: int | None = None,
+        limit_gib: float | None = None,
+    ) -> None:
         """Args:
         root: pid of the worker.
         interval: seconds between samples.
         supervisor: pid of the process that supervises it; its work is not foreign.
+        limit_gib: memory that all processes may hold; None: what the machine has.
         """
         self._root = root
         self._interval = interval
@@ -88,7 +100,10 @@ class Telemetry:
         self._known: dict[int, _Process] = {}
         self._supervision = {supervisor} if supervisor else set()
         self._cpu_seconds = self._supervision_seconds = 0.0
+        self._gone_seconds = 0.0
         self._shared_gib = 0.0
+        self._limit_gib = limit_gib
+        self._memory = Course(interval)
         self._next_walk = 0.0
         self._looks: list[_Look] = []
         self._samples: list[Sample] = []
@@ -98,10 +113,11 @@ class Telemetry:
         self._gpus = Gpus.open()
 
     @classmethod
-    def of_this_process(cls) -> Telemetry:
+    def of_this_process(cls, limit_gib: float | None = None) -> Telemetry:
         """For a worker: what its supervisor does is its own, not foreign."""
         supervisor = os.environ.get(processes.SUPERVISOR_MARK, "").partition(":")[0]
-        return cls(os.getpid(), supervisor=int(supervisor) if supervisor.isdigit() else None)
+        known = int(supervisor) if supervisor.isdigit() else None
+        return cls(os.getpid(), supervisor=known, limit_gib=limit_gib)
 
     def start(self) -> None:
         """Begin to sample in a daemon thread."""
@@ -127,6 +143,11 @@ class Telemetry:
         with self._lock:
             return self._sample(walk)
 
+    def latest(self) -> Sample | None:
+        """The last sample taken; None before the first one."""
+        with self._lock:
+            return self._samples[-1] if self._samples else None
+
     def resources(self, start: float, end: float) -> Resources:
         """Means and peaks between two times of CLOCK_MONOTONIC (all samples if none fall in)."""
         samples = self._until(end)
@@ -148,7 +169,15 @@ class Telemetry:
             ),
             sm_percent=_mean([g.sm_percent for g in gpus]),
             nvdec_percent=_mean([g.nvdec_percent for g in gpus]),
+            memory=self._memory_trend(start, end),
         )
+
+    def _memory_trend(self, start: float, end: float) -> MemoryTrend:
+        times, mib = self._memory.points(start, end)
+        room = machine.available_bytes() / _MIB
+        if self._limit_gib is not None and mib:
+            room = min(room, self._limit_gib * _GIB / _MIB - mib[-1])
+        return memory_trend(times, mib, room)
 
     def contamination(self, start: float, end: float) -> Contamination | None:
         """What others took between two times of CLOCK_MONOTONIC; None where the samples do not
@@ -206,11 +235,11 @@ class Telemetry:
         now = time.monotonic()
         counters = self._reader.read()
         for pid, process in self._known.items():
-            if process.there:
-                self._read(pid, process)
+            self._read(pid, process)
+        self._forget_the_gone()
         running = [p for p in self._known.values() if p.running]
         # a process may end between the readings of it and of its parent, which takes its time over
-        used = sum(p.cpu_seconds for p in self._known.values())
+        used = self._gone_seconds + sum(p.cpu_seconds for p in self._known.values())
         self._cpu_seconds = max(self._cpu_seconds, used)
         looked_after = [seen for pid in self._supervision if (seen := entry(pid, self._ticks))]
         watched = sum(seen.cpu_seconds for seen in looked_after)
@@ -227,7 +256,17 @@ class Telemetry:
             gpu=self._gpus.read(self._known) if self._gpus is not None else None,
         )
         self._samples.append(sample)
+        self._memory.add(now, sample.memory_gib * _GIB / _MIB)
+        if len(self._samples) > _MAX_SAMPLES:
+            half = _MAX_SAMPLES // 2
+            self._samples[:half] = _thinned(self._samples[:half])
         return sample
+
+    def _forget_the_gone(self) -> None:
+        """Keep the CPU time of processes that ended, not the processes: a loader that starts new
+        workers every epoch has thousands of them in a night."""
+        for pid in [pid for pid, process in self._known.items() if not process.there]:
+            self._gone_seconds += self._known.pop(pid).cpu_seconds
 
     def _walk(self) -> None:
         """Find the processes, and how much of their summed memory is counted twice."""
@@ -261,6 +300,13 @@ class Telemetry:
         process.cpu_seconds = seen.cpu_seconds + seen.children_seconds
         process.threads = seen.threads
         process.rss_gib = seen.rss_pages * self._page_gib
+
+
+def _thinned(samples: Sequence[Sample]) -> list[Sample]:
+    """The first one, and of each two others the one with more memory: peaks survive, and all the
+    rest only grows or is a mean."""
+    pairs = zip(samples[1::2], samples[2::2], strict=False)
+    return [samples[0], *(max(pair, key=lambda s: s.memory_gib) for pair in pairs)]
 
 
 def _at(samples: Sequence[Sample], moment: float) -> list[float]:

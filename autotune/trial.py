@@ -98,9 +98,10 @@ class Incumbent(Value):
     """Degrees of freedom behind ``spread``."""
 
 
-Mode = Literal["loader", "ceiling", "stages"]
+Mode = Literal["loader", "ceiling", "stages", "soak"]
 """``loader`` measures the pipeline; ``ceiling`` the consumer fed from memory with batches that
-the pipeline made; ``stages`` each stage alone, in one process."""
+the pipeline made; ``stages`` each stage alone, in one process; ``soak`` the pipeline for the whole
+of ``max_seconds``, however long that is, in bounded memory."""
 
 
 class TrialSpec(Value):
@@ -125,6 +126,8 @@ class TrialSpec(Value):
     mode: Mode = "loader"
     incumbent: Incumbent | None = None
     """Set where the trial may be stopped early."""
+    locate_seconds: float | None = None
+    """Each process looks so often for what grows in it (`autotune.heap`); None: it does not."""
 
     def in_mode(self, mode: Mode) -> TrialSpec:
         """The same configuration measured for another purpose."""
@@ -154,6 +157,45 @@ class StageStats(Value):
     """Mean wait of this stage for room in that queue."""
 
 
+class MemoryTrend(Value):
+    """What the memory of all processes does over a measurement (`stats.growth`)."""
+
+    verdict: Literal["too_short", "holds", "grows"]
+    mib_per_minute: float | None = None
+    """Slope over ``seconds``; None where there is too little to fit a line."""
+    low: float | None = None
+    high: float | None = None
+    """Its 95 % interval."""
+    seconds: float = 0.0
+    """Length of the stretch that the slope is of."""
+    hours_left: float | None = None
+    """Only where memory grows: until what is available, or the limit, is used up at that slope."""
+    hours_left_low: float | None = None
+    hours_left_high: float | None = None
+    """At the ends of the slope's interval; None for never."""
+
+
+class Growing(Value):
+    """Objects of one kind that have become more and more in some processes (`autotune.heap`)."""
+
+    kind: str
+    """Type, and of tensors and arrays shape, data type and device."""
+    holders: list[str] = Field(default_factory=list)
+    """What holds them: ``my_transform.Retain.kept (list of 812)``; the most frequent first."""
+    where: list[str] = Field(default_factory=list)
+    """Names of the processes."""
+    count: int
+    bytes: int
+    """Of all objects of the kind now."""
+    grown_count: int
+    grown_bytes: int
+    """Since the first census, summed over the processes."""
+    seconds: float
+    """Since the first census."""
+    age_seconds: float | None = None
+    """Median time since an object of the kind was first seen; None for small ones."""
+
+
 class Resources(Value):
     """Peaks and means over all processes of a measurement, during the steady part."""
 
@@ -166,6 +208,12 @@ class Resources(Value):
     gpu_memory_gib: float | None = None
     sm_percent: float | None = None
     nvdec_percent: float | None = None
+    cache_gib: float | None = None
+    """Peak of the batches that the loader held ahead, the ranks' added; None where it keeps none
+    that it can weigh."""
+    cache_mean_gib: float | None = None
+    """The mean of the same."""
+    memory: MemoryTrend | None = None
 
 
 class Contamination(Value):
@@ -290,6 +338,8 @@ class Measurement(Value):
     """Every parameter, as read from the pipeline that was built."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Libraries that did the work, e.g. ffmpeg, spdl, torch, as loaded."""
+    warnings: list[str] = Field(default_factory=list)
+    """What the loader says of itself that its figures do not show (see `Loader.warnings`)."""
 
 
 # --------------------------------------------------------------------------- how it ended
@@ -379,6 +429,27 @@ class WindowEvent(Value):
     high: float | None = None
 
 
+class SampleEvent(Value):
+    """In place of `WindowEvent` where hours are measured: a window without its batches."""
+
+    event: Literal["sample"] = "sample"
+    time: float
+    window: Window
+    """Its only arrival is its end."""
+    memory_gib: float | None = None
+    """Of all processes; None from a rank among several."""
+    processes: int | None = None
+
+
+class GrowthEvent(Value):
+    """What grows in the processes of the loader, as far as is known."""
+
+    event: Literal["growth"] = "growth"
+    time: float
+    rank: int = 0
+    growing: list[Growing]
+
+
 class FinishedEvent(Value):
     event: Literal["finished"] = "finished"
     time: float
@@ -393,7 +464,14 @@ class FailedEvent(Value):
 
 
 Event = Annotated[
-    StartedEvent | BuiltEvent | FirstBatchEvent | WindowEvent | FinishedEvent | FailedEvent,
+    StartedEvent
+    | BuiltEvent
+    | FirstBatchEvent
+    | WindowEvent
+    | SampleEvent
+    | GrowthEvent
+    | FinishedEvent
+    | FailedEvent,
     Field(discriminator="event"),
 ]
 

@@ -17,7 +17,15 @@ import pytest
 from autotune import machine
 from autotune.exceptions import InputError
 from autotune.trial import Params
-from experiments.benchmarks import _common, gpu_grid, gpu_presence, gpu_report, gpu_sweep
+from experiments.benchmarks import (
+    _common,
+    gpu_grid,
+    gpu_presence,
+    gpu_report,
+    gpu_sweep,
+    prefetch_cache,
+    watching,
+)
 from experiments.benchmarks.contenders import Contender, contenders, goals
 from experiments.benchmarks.gpu_check import Check, slug
 from experiments.benchmarks.loaders_report import Run, judge, report
@@ -189,6 +197,32 @@ def test_ratios_are_paired_within_blocks_and_a_failed_run_is_left_out() -> None:
     assert judge(goals(0.5)[-1], {}) is None
 
 
+def test_the_cache_is_paired_with_the_loader_within_the_blocks_of_a_scene() -> None:
+    slow, fast = prefetch_cache.scenes(50.0)[0], prefetch_cache.scenes(50.0)[2]
+
+    def run(scene: prefetch_cache.Scene, side: Contender, block: int, rate: float | None) -> Any:
+        nothing = dict.fromkeys(
+            ("accelerator_utilization", "time_to_first_batch", "cpu_percent", "rss_gib"), 0.0
+        )
+        return prefetch_cache.Run(
+            scene.name, side.name, "block", block, dict(side.base), rate, **nothing,
+            cache_gib=0.5 if side is prefetch_cache.CACHE else None,
+            failure=None if rate else "crash: gone",
+        )  # fmt: skip
+
+    drift = [100.0, 150.0, 90.0]
+    runs = [run(slow, prefetch_cache.DATA_LOADER, b, rate) for b, rate in enumerate(drift)]
+    runs += [run(slow, prefetch_cache.CACHE, b, 4 * rate) for b, rate in enumerate(drift)]
+    runs += [run(fast, prefetch_cache.CACHE, 0, 300.0), run(slow, prefetch_cache.MANY, 0, None)]
+    text, judged = prefetch_cache.report(runs, [slow, fast])
+    [ratio] = judged
+    assert (ratio["scene"], ratio["denominator"]) == (slow.name, "torch_dataloader")
+    assert ratio["ratio"] == pytest.approx(4.0)
+    assert "prefetch_cache / torch_dataloader: **4.00**" in text
+    assert "| prefetch_cache | 400.0 | 0 % | 0 | 0 | 512 |" in text
+    assert "crash: gone" in text
+
+
 def test_a_trial_repeats_where_the_interval_of_its_sides_contains_1() -> None:
     same = compare(3, 100.0, {0: 100.0, 1: 103.0, 2: 98.0}, {0: 101.0, 1: 99.0, 2: 100.0})
     moved = compare(4, 100.0, {0: 100.0, 1: 101.0, 2: 100.5}, {0: 80.0, 1: 81.0, 2: 80.5})
@@ -235,3 +269,29 @@ def test_every_contender_delivers_what_is_compared(name: str, tmp_path: Path) ->
     assert result.measurement is not None, _common.why_failed(result) + result.log_tail
     assert result.measurement.frames == 16 * result.measurement.samples
     assert result.measurement.failed == 0
+
+
+# --------------------------------------------------------------------------- watching
+
+
+def test_the_cost_of_watching_is_paired_within_blocks_and_over_all_cores() -> None:
+    def run(block: int, watched: bool, rate: float | None) -> watching.Run:
+        cost: dict[str, Any] = {
+            "seconds": 4.0,
+            "watcher_cpu_seconds": 0.04,
+            "publisher_cpu_seconds": 0.01,
+            "published_seconds": 5.0,
+        }
+        spent = None if rate is None else 1000 / rate
+        figures = {"cpu_milliseconds_per_sample": spent, **(cost if watched else {})}
+        return watching.Run("spdl_video", block, watched, rate, **figures)
+
+    runs = [run(0, True, 99.0), run(0, False, 100.0), run(1, True, 198.0), run(1, False, 200.0)]
+    runs += [run(2, True, None), run(2, False, 500.0)]
+    (found,) = watching.summarize(runs, cores=2)
+    assert found["blocks"] == 2
+    assert found["rate"]["ratio"] == pytest.approx(0.99)
+    assert found["cpu_per_sample"]["ratio"] == pytest.approx(1 / 0.99)
+    assert found["watcher_cores"] == pytest.approx(0.01)
+    assert found["publisher_cores"] == pytest.approx(0.002)
+    assert found["cpu_share_of_machine"] == pytest.approx(0.006)

@@ -53,7 +53,7 @@ def test_missing_values_are_left_out_and_said(tmp_path: Path) -> None:
     before = plan(tmp_path)
     after, notes = narrowed(before, [node()])
     assert after.searched.parameters["decoder"].values == (
-        "pyav", "spdl", "opencv", "opencv_buffer",
+        "pyav", "spdl", "opencv", "opencv_buffer", "torchvision", "pytorchvideo",
     )  # fmt: skip
     assert "pin_memory" not in after.searched.searched  # one value is nothing to search
     assert after.searched.pinned["pin_memory"] is False
@@ -62,7 +62,7 @@ def test_missing_values_are_left_out_and_said(tmp_path: Path) -> None:
         "decoder: torchcodec is left out of the search: no torchcodec",
         "pin_memory: true is left out of the search: no True",
     ]
-    assert before.searched.parameters["decoder"].values[-1] == "torchcodec"
+    assert "torchcodec" in before.searched.parameters["decoder"].values
     assert after.space is before.space
 
 

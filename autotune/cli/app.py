@@ -85,13 +85,25 @@ def _common(
 
 
 def _register() -> None:
-    from autotune.cli import clips, compare, export, launch, maintenance, measure, queries
+    from autotune.cli import (
+        clips,
+        compare,
+        export,
+        launch,
+        maintenance,
+        measure,
+        queries,
+        soak,
+        watch,
+    )
 
     launch.register(app)
     queries.register(app)
+    watch.register(app)
     export.register(app)
     measure.register(app)
     compare.register(app)
+    soak.register(app)
     app.add_typer(clips.app, name="clips")
     maintenance.register(app)
 

@@ -1,4 +1,4 @@
-"""`autotune clips make` and `autotune clips probe`: data to try things with, and what it is."""
+"""`autotune clips make`, `probe` and `extract`: data to try things with, and what it is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Annotated
 import typer
 
 from autotune.cli import figures
+from autotune.cli.extract import extract
 from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note, stderr_console
 from autotune.cli.options import FormatOption, seconds
 
-app = typer.Typer(help="Make sample clips; read what a data folder holds.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make sample clips; read what a data folder holds; extract JPEG frames.",
+    no_args_is_help=True,
+)
+app.command()(extract)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autotune.cli import figures
 from autotune.cli.formatting import Column, JsonObject
@@ -47,6 +47,19 @@ def outcome_cell(row: JsonObject, baseline: Mapping[str, Scalar] | None) -> str:
     if row["warnings"]:
         return f"{changed}: {'; '.join(row['warnings'])}"
     return changed
+
+
+def without_common_warnings(rows: Sequence[JsonObject]) -> tuple[list[JsonObject], list[str]]:
+    """The rows without the warnings that all trials with a figure share, and those warnings: a
+    table says them once."""
+    told = [row["warnings"] for row in rows if row["samples_per_second"] is not None]
+    common = [text for text in told[0] if all(text in other for other in told)] if told else []
+    if len(told) < 2 or not common:
+        return list(rows), []
+    return [
+        {**row, "warnings": [text for text in row["warnings"] if text not in common]}
+        for row in rows
+    ], common
 
 
 def trial_columns(baseline: Mapping[str, Scalar] | None) -> list[Column]:
@@ -127,6 +140,7 @@ def status_lines() -> list[Column]:
         Column(
             "time left", "time_left_seconds", lambda r: figures.duration(r["time_left_seconds"])
         ),
+        Column("warning", "warnings", lambda r: "\n".join(r["warnings"])),
     ]
 
 

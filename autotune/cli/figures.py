@@ -21,6 +21,13 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def memory(gib: float | None) -> str:
+    """``2.50 GiB``, or ``312 MiB`` for less than one."""
+    if gib is None:
+        return UNKNOWN
+    return f"{number(gib)} GiB" if gib >= 1 else f"{number(1024 * gib)} MiB"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """``1,250 to 1,340``, or ``-`` while nothing is known."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
@@ -114,3 +121,30 @@ def size(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def memory_trend(trend: Mapping[str, Any] | None) -> str:
+    """``grows: +12.1 MiB/min (+11.8 to +12.4), memory ends in 3.2 h (3.1 to 3.3)``; of a
+    `trial.MemoryTrend` as JSON."""
+    if trend is None:
+        return ""
+    if trend["verdict"] == "too_short":
+        return "too short to tell"
+    pace, low, high = (trend[name] for name in ("mib_per_minute", "low", "high"))
+    text = f"{trend['verdict']}: {pace:+.2f} MiB/min ({low:+.2f} to {high:+.2f})"
+    if trend["hours_left"] is None:
+        return text
+    low, high = trend["hours_left_low"], trend["hours_left_high"]
+    span = f" ({low:.1f} to {high:.1f})" if low is not None and high is not None else ""
+    return f"{text}, memory ends in {trend['hours_left']:.1f} h{span}"
+
+
+def growing(found: Mapping[str, Any]) -> str:
+    """One kind of object that grows, of a `trial.Growing` as JSON: what, how much, who holds it."""
+    text = f"{found['kind']}: {found['grown_count']:+,} ({size(found['grown_bytes'])}) in "
+    text += f"{duration(found['seconds'])}, now {size(found['bytes'])}"
+    if found["age_seconds"] is not None:
+        text += f", half of them older than {duration(found['age_seconds'])}"
+    holders = "; ".join(found["holders"][:2]) or "unknown"
+    where = ", ".join(found["where"][:4])
+    return f"{text}; in {where}; held by {holders}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from autotune.cli import figures
 from autotune.cli.formatting import note, stderr_console
-from autotune.observer import StudyObserver, StudyProgress
+from autotune.observer import CEILING_PHASE, StudyObserver, StudyProgress
 from autotune.trial import (
     BuiltEvent,
     Event,
@@ -41,8 +41,14 @@ def outcome_line(
     interval: tuple[float, float] | None,
     num_samples: int,
     baseline: Params | None,
+    phase: str = "",
 ) -> str:
-    """One finished measurement in one line: its figures, or why it has none."""
+    """One finished measurement in one line: its figures, or why it has none.
+
+    Neither an epoch nor a configuration belongs to the rate of a ceiling: no loader made it.
+    """
+    if phase == CEILING_PHASE:
+        return _ceiling_line(label, result, interval)
     changed = figures.changes(params, baseline)
     measured = result.measurement
     if result.state == "finished" and measured is not None and measured.stopped_early:
@@ -60,6 +66,18 @@ def outcome_line(
     kind = result.failure.kind if result.failure is not None else "infrastructure"
     cause = result.failure.cause if result.failure is not None else "no result"
     return f"{label}: failed ({kind}): {cause}; {changed}"
+
+
+def _ceiling_line(label: str, result: TrialResult, interval: tuple[float, float] | None) -> str:
+    if result.state == "stopped":
+        return f"{label}: stopped"
+    if result.measurement is None:
+        failure = result.failure
+        return f"{label}: not measured" + (f": {failure.cause}" if failure else "")
+    low, high = interval if interval is not None else (None, None)
+    if result.measurement.stage_ceilings:  # the slowest stage's, of which there is no spread
+        low = high = None
+    return f"{label}: {figures.rate(result.measurement.samples_per_second, low, high)}"
 
 
 class PlainObserver(StudyObserver):
@@ -84,7 +102,15 @@ class PlainObserver(StudyObserver):
         interval: tuple[float, float] | None,
         progress: StudyProgress,
     ) -> None:
-        line = outcome_line(label, params, result, interval, progress.num_samples, self._baseline)
+        line = outcome_line(
+            label,
+            params,
+            result,
+            interval,
+            progress.num_samples,
+            self._baseline,
+            progress.phase,
+        )
         note(f"[{done_text(progress)}] {line}")
 
     def note(self, message: str) -> None:
@@ -203,7 +229,15 @@ class LiveObserver(StudyObserver):
         interval: tuple[float, float] | None,
         progress: StudyProgress,
     ) -> None:
-        line = outcome_line(label, params, result, interval, progress.num_samples, self._baseline)
+        line = outcome_line(
+            label,
+            params,
+            result,
+            interval,
+            progress.num_samples,
+            self._baseline,
+            progress.phase,
+        )
         with self._lock:
             self._shown.current.pop(uuid, None)
             self._shown.last.append(line)
@@ -250,12 +284,14 @@ class LiveObserver(StudyObserver):
                 Text("now"),
                 Text(f"{label}, {stage}, {figures.duration(now - started)}"),
             )
+            loads = progress is None or progress.phase != CEILING_PHASE
             if rate is not None:
                 epoch = ""
-                if progress is not None and progress.num_samples and rate > 0:
+                if loads and progress is not None and progress.num_samples and rate > 0:
                     epoch = f", epoch {figures.duration(progress.num_samples / rate)}"
                 lines.add_row("", Text(f"{figures.rate(rate, low, high)}{epoch}", style="bold"))
-            lines.add_row("", Text(figures.changes(params, self._baseline), style="cyan"))
+            if loads:
+                lines.add_row("", Text(figures.changes(params, self._baseline), style="cyan"))
         if progress is not None and progress.best_rate is not None:
             lines.add_row(Text("best"), Text(self._best_text(progress), style="green"))
             if progress.best_params is not None:
@@ -311,8 +347,8 @@ def started_line(
     """What a launch begins with."""
     samples = nodes[0].num_samples if nodes else 0
     where = nodes[0].node if len(nodes) == 1 else figures.counted(len(nodes), "node")
+    data = f"{figures.counted(samples, 'clip')}, " if samples else ""
     return (
-        f"{'Resuming' if resumed else 'Starting'} study {name!r} on {where}: "
-        f"{figures.counted(samples, 'clip')}, "
+        f"{'Resuming' if resumed else 'Starting'} study {name!r} on {where}: {data}"
         f"{figures.counted(len(searched), 'searched parameter')}, sampler {sampler}."
     )

@@ -13,6 +13,10 @@ from autotune.cli.options import DataDirOption, FormatOption, SeedOption, SetOpt
 from autotune.cli.stopping import StopOnSignals
 from autotune.observer import StudyObserver
 
+LOCATE_SECONDS = 120.0
+LOCATE_INTERVAL = 5.0
+"""Seconds of a measurement with ``--locate``, and between two looks in it."""
+
 
 def measure(
     context: typer.Context,
@@ -47,6 +51,14 @@ def measure(
             show_default=False,
         ),
     ] = None,
+    locate: Annotated[
+        bool,
+        typer.Option(
+            "--locate",
+            help="Look for what grows in the processes, and name what holds it. Measures for the "
+            "whole of --max-time, 2m by default.",
+        ),
+    ] = False,
     seed: SeedOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer copies it
     fmt: FormatOption = Format.table,
@@ -78,17 +90,24 @@ def measure(
     if "measurement.max_seconds" in given:
         # The shortest time asked for must not be above the longest.
         given["measurement.min_seconds"] = min(3.0, given["measurement.max_seconds"])
+    if locate:
+        given.setdefault("measurement.max_seconds", LOCATE_SECONDS)
+        given["measurement.min_seconds"] = given["measurement.max_seconds"]
     experiment = measure_experiment(target, context.args, overrides, given)
     baseline = resolve(experiment).baseline
+    looks = LOCATE_INTERVAL if locate else None
     signal = StopSignal()
     console = stderr_console()
     with StopOnSignals(signal) as stopping:
         if console.is_terminal and not console.is_dumb_terminal:
             with LiveObserver(baseline, stopping.started, console) as live:
                 stopping.tell = live.later
-                outcome = measure_once(experiment, observer=live, signal=signal)
+                outcome = measure_once(
+                    experiment, observer=live, signal=signal, locate_seconds=looks
+                )
         else:
-            outcome = measure_once(experiment, observer=_Quiet(stopping), signal=signal)
+            quiet = _Quiet(stopping)
+            outcome = measure_once(experiment, observer=quiet, signal=signal, locate_seconds=looks)
     if outcome.result.state == "stopped":
         note("Interrupted; the measurement was stopped.")
         raise typer.Exit(130)
@@ -136,6 +155,9 @@ def _lines() -> list[Column]:
         Column("accelerator", "accelerator_utilization", _accelerator),
         Column("CPU", "cpu_percent", lambda r: _with_unit(r["cpu_percent"], "% of the machine")),
         Column("memory", "host_memory_gib", lambda r: _with_unit(r["host_memory_gib"], "GiB")),
+        Column("memory trend", "memory", lambda r: _trend(r["memory"])),
+        Column("growing", "growing", lambda r: "\n".join(map(figures.growing, r["growing"]))),
+        Column("cache", "cache_gib", _cache),
         Column("GPU memory", "gpu_memory_gib", lambda r: _with_unit(r["gpu_memory_gib"], "GiB")),
         Column("SM", "sm_percent", lambda r: _with_unit(r["sm_percent"], "%")),
         Column("NVDEC", "nvdec_percent", lambda r: _with_unit(r["nvdec_percent"], "%")),
@@ -145,6 +167,18 @@ def _lines() -> list[Column]:
         Column("measured", "seconds", _measured),
         Column("warning", "warnings", lambda r: "\n".join(r["warnings"])),
     ]
+
+
+def _cache(row: JsonObject) -> str:
+    if row["cache_gib"] is None:
+        return ""
+    peak, mean = (figures.memory(row[name]) for name in ("cache_gib", "cache_mean_gib"))
+    return f"{peak} at most, {mean} on average"
+
+
+def _trend(trend: JsonObject | None) -> str:
+    """Nothing where the measurement is too short to tell, as most are."""
+    return "" if trend is None or trend["verdict"] == "too_short" else figures.memory_trend(trend)
 
 
 def _with_unit(value: float | None, unit: str) -> str:

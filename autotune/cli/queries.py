@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli import columns, figures
-from autotune.cli.formatting import Format, emit_object, emit_rows, note
+from autotune.cli.formatting import Format, JsonObject, emit_object, emit_rows, note
 from autotune.cli.options import FormatOption, StorageOption, StudyArgument, open_database
 from autotune.exceptions import InputError
 from autotune.expressions import Expression
@@ -81,13 +81,22 @@ def trials(
 
     with open_database(storage) as database:
         record = database.get_study(study)
-        rows = [trial.model_dump(mode="json") for trial in all_trials(database, record)]
+        rows: list[JsonObject] = [
+            trial.model_dump(mode="json") for trial in all_trials(database, record)
+        ]
+        told: list[str] = []
+        if fmt is Format.table:
+            rows, told = columns.without_common_warnings(rows)
         emit_rows(
             rows,
             columns.trial_columns(record.baseline),
             fmt,
             empty=f"Study {study!r} has no trial yet.",
         )
+        for text in told:
+            note(f"In every trial: {text}.")
+        for text in record.warnings:
+            note(f"{text}.")
 
 
 def best(

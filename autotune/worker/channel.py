@@ -2,7 +2,7 @@
 
 Events are JSON lines on a pipe of their own, so that nothing a library prints can be taken for
 one. Commands come on the control pipe: ``go`` starts counting, ``stop`` ends the measurement,
-and its end means that the supervisor is gone.
+``watch`` says that somebody watches the trial, and its end means that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -52,9 +52,18 @@ class Control:
         self._buffer = seen
         self.go = threading.Event()
         self.stop = threading.Event()
+        self.watched = threading.Event()
+        self._on_watch: Callable[[], None] = lambda: None
 
-    def start(self, on_end: Callable[[], None]) -> None:
-        """Begin to read; ``on_end`` is called, in the reading thread, when the pipe ends."""
+    def start(
+        self, on_end: Callable[[], None], on_watch: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin to read.
+
+        Both are called in the reading thread: ``on_end`` when the pipe ends, ``on_watch`` at the
+        command ``watch``.
+        """
+        self._on_watch = on_watch
         threading.Thread(
             target=self._read, args=(on_end,), name="autotune-control", daemon=True
         ).start()
@@ -76,3 +85,6 @@ class Control:
         elif command == b"stop":
             self.stop.set()
             self.go.set()
+        elif command == b"watch":
+            self.watched.set()
+            self._on_watch()

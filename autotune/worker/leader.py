@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NoReturn, cast
 
@@ -27,6 +28,7 @@ from autotune.delivery import check_decoder
 from autotune.early_stopping import MIN_SECONDS, EarlyStopping
 from autotune.exceptions import MeasurementFailed
 from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
+from autotune.measurement import sample_event
 from autotune.telemetry import Telemetry
 from autotune.trial import (
     BuiltEvent,
@@ -37,6 +39,8 @@ from autotune.trial import (
     FinishedEvent,
     FirstBatchEvent,
     Measurement,
+    Resources,
+    SampleEvent,
     TrialSpec,
     WindowEvent,
     parse_event,
@@ -83,7 +87,7 @@ def run_leader(line: bytes, seen: bytes, events_fd: int, departure: Departure) -
     group: _Group | None = None
     try:
         spec = TrialSpec.model_validate_json(line)
-        group = _Group(spec, emit)
+        group = _Group(spec, emit, control)
         finished = group.measure()
     except BaseException as error:
         had_batch = group is not None and any(r.ready for r in group.ranks)
@@ -101,10 +105,12 @@ def run_leader(line: bytes, seen: bytes, events_fd: int, departure: Departure) -
 class _Group:
     """All ranks of one measurement."""
 
-    def __init__(self, spec: TrialSpec, emit: EventWriter) -> None:
+    def __init__(self, spec: TrialSpec, emit: EventWriter, control: Control) -> None:
         self._spec = spec
         self._emit = emit
-        self._telemetry = Telemetry.of_this_process()
+        self._control = control
+        self._watched = False
+        self._telemetry = Telemetry.of_this_process(spec.limits.host_memory_gib)
         self._selector = selectors.DefaultSelector()
         self._devices = _visible_devices()
         self._estimate: stats.RateEstimate | None = None
@@ -136,7 +142,7 @@ class _Group:
             cause = "the ranks have no stretch of time in common"
             raise MeasurementFailed(Failure(kind="crash", cause=cause))
         measurement = self._sum(decision).model_copy(update={"page_cache": page_cache})
-        if self._spec.mode == "loader":
+        if self._spec.mode in ("loader", "soak"):
             check_decoder(str(self._spec.params.get("device")), measurement)
         return FinishedEvent(time=time.monotonic(), measurement=measurement)
 
@@ -203,7 +209,11 @@ class _Group:
             self._estimate = decision.estimate if decision is not None else None
 
     def _pump(self) -> None:
-        """Take what the ranks sent; look after those that ended."""
+        """Take what the ranks sent; look after those that ended, and pass on who watches."""
+        if self._control.watched.is_set() and not self._watched:
+            self._watched = True
+            for each in self.ranks:
+                each.tell(b"watch")
         for key, _ in self._selector.select(_POLL_SECONDS):
             rank: _Rank = key.data
             while (data := _read(rank.events)) is not None:
@@ -236,10 +246,14 @@ class _Group:
         if isinstance(event, FinishedEvent):
             rank.final = event.measurement
             return
-        if isinstance(event, WindowEvent):
+        if isinstance(event, WindowEvent | SampleEvent):
             rank.record.add(event.window)
             if not event.window.steady:  # a rank says so while what waited in buffers comes out
                 rank.record.drained = len(rank.record.times)
+            if isinstance(event, SampleEvent):
+                rank.record.thin()
+                self._emit(sample_event(event.window, self._telemetry.latest()))
+                return
             self._emit(window_event(event.window, self._estimate))
             return
         if isinstance(event, BuiltEvent):
@@ -248,6 +262,14 @@ class _Group:
             rank.ready = True
             rank.record.first_batch_seconds = event.seconds
         self._emit(event)
+
+    def _resources(self, decision: Decision, finals: Sequence[Measurement]) -> Resources:
+        """Of all processes; what each rank's loader held ahead, only the rank itself knows."""
+        held = {
+            name: _added(getattr(final.resources, name) for final in finals)
+            for name in ("cache_gib", "cache_mean_gib")
+        }
+        return self._telemetry.resources(decision.start, decision.end).model_copy(update=held)
 
     def _sum(self, decision: Decision) -> Measurement:
         finals = [r.final for r in self.ranks if r.final is not None]
@@ -263,7 +285,7 @@ class _Group:
             decision,
             failed,
             clips,
-            self._telemetry.resources(decision.start, decision.end),
+            self._resources(decision, finals),
             max(r.record.first_batch_seconds for r in self.ranks),
         )
         measurement = measurement.model_copy(
@@ -271,6 +293,7 @@ class _Group:
                 "stopped_early": self._stopped_early,
                 "contamination": self._telemetry.contamination(decision.start, decision.end),
                 "delivered": next((f.delivered for f in finals if f.delivered), None),
+                "warnings": list(dict.fromkeys(text for f in finals for text in f.warnings)),
             }
         )
         first = self.ranks[0].built
@@ -279,6 +302,11 @@ class _Group:
         return measurement.model_copy(
             update={"readback": first.readback, "versions": first.versions}
         )
+
+
+def _added(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _ended_early(rank: _Rank) -> Failure:

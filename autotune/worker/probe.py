@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from autotune import machine, pagecache
 from autotune.exceptions import DataError, InputError, MeasurementFailed, UnsupportedError
+from autotune.frame_folders import read_record
 from autotune.manifest import Manifest, scan
 from autotune.trial import Fingerprint, NodeInfo, ProbeRequest
 from autotune.worker import bootstrap
@@ -69,7 +70,7 @@ def _answer(line: bytes, options: argparse.Namespace, argv: list[str]) -> NodeIn
             }
         )
         if request.data_dir is not None:
-            info = _with_data(request, info)
+            info = _with_data(request, info, target)
     except (InputError, DataError) as error:
         return _refused(info, str(error), "input")
     except UnsupportedError as error:
@@ -104,8 +105,8 @@ def _enter_target(
     return target
 
 
-def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
-    manifest = scan(str(request.data_dir))
+def _with_data(request: ProbeRequest, info: NodeInfo, target: Target) -> NodeInfo:
+    manifest = scan(str(request.data_dir), target.reads if target.needs_data else None)
     try:
         path = manifest.write(request.cache_dir)
     except OSError as error:
@@ -123,6 +124,7 @@ def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
         "classes": len(manifest.classes),
         "warmed_bytes": warmed,
         **mix,
+        **_extraction(manifest),
     }
     return info.model_copy(
         update={
@@ -134,6 +136,21 @@ def _with_data(request: ProbeRequest, info: NodeInfo) -> NodeInfo:
             "warnings": warnings,
         }
     )
+
+
+def _extraction(manifest: Manifest) -> dict[str, Any]:
+    """What it took to make frames out of videos, beside ``bytes``, which they take on disk."""
+    if manifest.kind != "frames":
+        return {}
+    record = read_record(manifest.root)
+    return {
+        "extraction": {
+            **record.settings.model_dump(),
+            "frames": record.frames,
+            "source_bytes": record.source_bytes,
+            "extraction_seconds": record.seconds,
+        }
+    }
 
 
 def _mix(manifest: Manifest, seed: int) -> tuple[dict[str, Any], list[str]]:

@@ -34,6 +34,8 @@ from autotune.worker.ceiling import build_ceiling, report_stages
 from autotune.worker.channel import Control, EventWriter
 from autotune.worker.departure import Departure, flush
 from autotune.worker.faults import failure_of
+from autotune.worker.live import Live
+from autotune.worker.locating import Locating
 
 
 def run_single(
@@ -48,6 +50,7 @@ def run_single(
     emit = EventWriter(options.events_fd)
     rank = options.rank or 0
     had_batch = threading.Event()
+    live = Live(rank)
     try:
         spec = TrialSpec.model_validate_json(line)
         target = bootstrap.find_target(spec.target)
@@ -63,9 +66,10 @@ def run_single(
         os.set_inheritable(options.events_fd, False)
         control = Control(bootstrap.take_over_stdin(), seen)
         # The guardian ends what else there is; without a supervisor nothing here has a purpose.
-        control.start(on_end=lambda: os._exit(1))
+        control.start(on_end=lambda: os._exit(1), on_watch=live.begin)
+        live.describe(spec)
         emit(StartedEvent(time=time.monotonic(), pid=os.getpid(), rank=rank, environment=asked))
-        _measure(spec, target, rank, options.world, emit, control, had_batch)
+        _measure(spec, target, rank, options.world, emit, control, had_batch, live)
     except BaseException as error:
         if not isinstance(error, MeasurementFailed):
             traceback.print_exc()
@@ -86,9 +90,11 @@ def _measure(
     emit: EventWriter,
     control: Control,
     had_batch: threading.Event,
+    live: Live,
 ) -> None:
     """Build, measure, report, close: what was measured is told before anything can hang."""
-    telemetry = Telemetry.of_this_process() if world == 1 else None
+    limit = spec.limits.host_memory_gib
+    telemetry = Telemetry.of_this_process(limit) if world == 1 else None
     began = time.monotonic()
     # the leader does it for several ranks, once and before it starts them
     page_cache = pagecache.prepare_for(spec) if world == 1 else None
@@ -100,9 +106,15 @@ def _measure(
         if spec.mode == "stages":
             report_stages(target, context, emit)
             return
+        if spec.locate_seconds is not None:
+            locating = Locating(spec.locate_seconds, emit, rank)
+            locating.start()
+            stack.callback(locating.stop)
         alone = spec.mode == "ceiling"
         loader = build_ceiling(target, context) if alone else target.build(context)
         stack.callback(loader.close)
+        live.watch(loader)
+        stack.callback(live.stop)
         readback = loader.readback()
         check_readback(spec.params, readback)
         # built while the pipeline fills: a model takes its time
@@ -115,9 +127,10 @@ def _measure(
             max_failed_share=spec.limits.max_failed_share,
             rank=rank,
             alone=world == 1,
-            emit=emit,
+            emit=live.tap(emit),
             go=control.go,
             stop=control.stop,
+            soak=spec.mode == "soak",
             had_batch=had_batch,
             give_up=lambda failure: _give_up(failure, emit, rank),
             incumbent=spec.incumbent,
@@ -125,10 +138,15 @@ def _measure(
             unmeasured_seconds=unmeasured,
         )
         measurement = measure(loader, consumer, run, telemetry)
-        if telemetry is not None and spec.mode == "loader":
+        if telemetry is not None and spec.mode in ("loader", "soak"):
             check_decoder(str(spec.params.get("device")), measurement)
         measurement = measurement.model_copy(
-            update={"readback": readback, "versions": versions, "page_cache": page_cache}
+            update={
+                "readback": readback,
+                "versions": versions,
+                "page_cache": page_cache,
+                "warnings": loader.warnings(),
+            }
         )
         emit(FinishedEvent(time=time.monotonic(), measurement=measurement))
 
