@@ -108,6 +108,25 @@ class TrialFigures(Value):
     dataset: str | None
 
 
+class ExtractionFigures(Value):
+    """What it took to make frames out of videos, once, before any measurement."""
+
+    frames: int
+    source_bytes: int
+    """Size of the videos that were extracted."""
+    seconds: float
+
+
+class DataFigures(Value):
+    """The data of a study."""
+
+    clips: int
+    bytes: int
+    """On disk."""
+    extraction: ExtractionFigures | None
+    """Of a folder of JPEG frames; null for videos."""
+
+
 class StudySummary(Value):
     """How a study stands."""
 
@@ -130,6 +149,8 @@ class StudySummary(Value):
     """What fresh runs of one configuration differ by; null where it was not measured."""
     ceilings: Ceilings | None
     """What no configuration can exceed, by workload; null where it was not measured."""
+    data: DataFigures | None
+    """Null where the target reads no clips."""
     warnings: list[str] = Field(default_factory=list)
     """What to know of the search, e.g. a parameter that the program may ignore."""
     created_at: datetime
@@ -291,9 +312,27 @@ def summary(database: Database, record: StudyRecord) -> StudySummary:
         baseline=None if first is None else trial_figures(first, first, ceilings=ceilings),
         ceilings=ceilings,
         noise=NoiseFloor.of(record),
+        data=_data_figures(database, record),
         warnings=record.warnings,
         created_at=record.created_at,
         updated_at=record.updated_at,
+    )
+
+
+def _data_figures(database: Database, record: StudyRecord) -> DataFigures | None:
+    facts = next((d.fingerprint for d in database.datasets() if d.hash == record.dataset_hash), {})
+    if "clips" not in facts:
+        return None
+    made = facts.get("extraction")
+    return DataFigures(
+        clips=facts["clips"],
+        bytes=facts["bytes"],
+        extraction=made
+        and ExtractionFigures(
+            frames=made["frames"],
+            source_bytes=made["source_bytes"],
+            seconds=made["extraction_seconds"],
+        ),
     )
 
 

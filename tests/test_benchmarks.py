@@ -16,9 +16,12 @@ import pytest
 
 from autotune import machine
 from autotune.exceptions import InputError
+from autotune.plugins import load_target
+from autotune.targets.validation import validated
 from autotune.trial import Params
 from experiments.benchmarks import (
     _common,
+    every_loader,
     gpu_grid,
     gpu_presence,
     gpu_report,
@@ -154,6 +157,24 @@ def test_tables_and_goals_name_contenders_that_exist() -> None:
         names = {c.name for c in contenders(duration, cores=2)}
         for goal in goals(duration):
             assert {*goal.numerator, *goal.denominator} <= names
+
+
+def test_every_loader_compares_what_its_targets_accept() -> None:
+    field = every_loader.contenders(0.5, workers=2, missing={"decord": "not installed"})
+    assert {c.target for c in field} == {
+        "spdl_video",
+        "torch_dataloader",
+        "prefetch_cache",
+        "frames",
+    }
+    assert not any("decord" in c.name for c in field)
+    assert any(c.name == "torch_dataloader, opencv" for c in field)
+    for contender in field:
+        target = load_target(contender.target)
+        validated(target.Settings, {**_common.SETTINGS, **contender.settings}, contender.name)
+        for axis in contender.axes:
+            for values in axis:
+                validated(target.Params, {**contender.base, **values}, contender.name)
 
 
 def test_tuning_goes_axis_by_axis_and_skips_what_failed() -> None:

@@ -240,7 +240,7 @@ def test_find_space_lists_what_there_is() -> None:
     with pytest.raises(InputError) as caught:
         find_space("spdl_vido")
     assert "Did you mean 'spdl_video'?" in str(caught.value)
-    with pytest.raises(InputError, match="Accepted: .*spdl_video"):
+    with pytest.raises(InputError, match=r"Accepted: .*spdl_video"):
         find_space("../pyproject")
 
 

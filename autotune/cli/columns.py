@@ -136,12 +136,26 @@ def status_lines() -> list[Column]:
         Column("gain", "best.ratio", lambda r: gain_line(r["best"])),
         Column("noise floor", "noise.floor", noise_line),
         Column("ceiling", "best.ceiling_share", _ceiling_cell),
+        Column("data", "data.clips", _data_line),
         Column("elapsed", "elapsed_seconds", _elapsed_cell),
         Column(
             "time left", "time_left_seconds", lambda r: figures.duration(r["time_left_seconds"])
         ),
         Column("warning", "warnings", lambda r: "\n".join(r["warnings"])),
     ]
+
+
+def _data_line(row: JsonObject) -> str:
+    data = row["data"]
+    if data is None:
+        return figures.UNKNOWN
+    line = f"{figures.counted(data['clips'], 'clip')}, {figures.size(data['bytes'])}"
+    if made := data["extraction"]:
+        line += (
+            f": {figures.counted(made['frames'], 'frame')}, extracted in "
+            f"{figures.duration(made['seconds'])} from {figures.size(made['source_bytes'])}"
+        )
+    return line
 
 
 def _because(reason: str) -> str:

@@ -87,7 +87,7 @@ def contenders(duration: float, cores: int | None = None) -> list[Contender]:
                 f"published stages, tuned, {scaler}",
                 "experiments.benchmarks.published:PublishedStages",
                 scaled,
-                [_threads(n), [{"torch_threads": 1}], [{"sink_buffer_size": 5}]],
+                [threads(n), [{"torch_threads": 1}], [{"sink_buffer_size": 5}]],
             ),
             Contender(
                 f"torch DataLoader, {scaler}",
@@ -103,7 +103,7 @@ def contenders(duration: float, cores: int | None = None) -> list[Contender]:
                 f"spdl_video, {scaler}",
                 "spdl_video",
                 {**scaled, "device": "cpu"},
-                [_threads(n), [{"gc_policy": "between_epochs"}], [{"sink_buffer_size": 5}]],
+                [threads(n), [{"gc_policy": "between_epochs"}], [{"sink_buffer_size": 5}]],
                 # As a bulk data set: a task of the event loop for eight files, not for each.
                 settings={"clips_per_fetch": 8},
             ),
@@ -111,7 +111,7 @@ def contenders(duration: float, cores: int | None = None) -> list[Contender]:
     return found
 
 
-def _threads(cores: int) -> Axis:
+def threads(cores: int) -> Axis:
     """(fetch, demux, decode) threads: as published, its winner, and around the cores."""
     combinations = [
         (8, 8, 16),

@@ -11,6 +11,8 @@ is told beside the table. Run it alone on the machine.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,15 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from autotune.exceptions import AutotuneError
-from autotune.media.decoders import why_unavailable
+from autotune.media.native import library_environment
 from autotune.stats import ratio_interval
 from autotune.trial import Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set
-from experiments.benchmarks.contenders import Axis, Contender
+from experiments.benchmarks.contenders import Axis, Contender, threads
 from experiments.benchmarks.loaders_report import Run, run_of
 
 DECODERS = ("pyav", "spdl", "opencv", "opencv_buffer", "decord", "torchcodec")
+WHY_UNAVAILABLE = """
+import json
+from autotune.media.decoders import why_unavailable
+print(json.dumps(why_unavailable()))
+"""
 FRAMES_TARGET = "frames"
 """The target whose data are the extracted frames."""
 
@@ -46,23 +53,37 @@ class Extraction:
     video_mebibytes: float
 
 
-def contenders(duration: float, workers: int) -> list[Contender]:
-    """Every target with every decoder that is installed."""
+def missing_decoders() -> dict[str, str]:
+    """Why a decoder cannot be used, asked in a process that finds the libraries as a worker does.
+
+    Raises:
+        AutotuneError: if it cannot be asked.
+    """
+    environment = {**os.environ, **library_environment("bundled", "cpu")}
+    command = [sys.executable, "-c", WHY_UNAVAILABLE]
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if asked.returncode != 0:
+        raise AutotuneError(f"decoders: {asked.stderr.strip()}")
+    found: dict[str, str] = json.loads(asked.stdout)
+    return found
+
+
+def contenders(duration: float, workers: int, missing: Mapping[str, str]) -> list[Contender]:
+    """Every target, those that decode video with every decoder that is not missing."""
     work: Params = {"subclip_duration": duration, "batch_size": 16}
     work |= {"scale_algorithm": "fast_bilinear"}
     processes: Axis = [{"num_workers": n} for n in range(workers + 2)]
-    threads: Axis = [{"num_threads": n} for n in (1, workers, 2 * workers, 4 * workers)]
+    pool: Axis = [{"num_threads": n} for n in (1, workers, workers + 1, 2 * workers, 4 * workers)]
     decoding: Axis = [
         {"num_fetch_threads": 4, "num_decode_threads": n}
-        for n in (workers, workers + 1, 4 * workers)
+        for n in (workers, workers + 1, 2 * workers, 4 * workers)
     ]
-    missing = why_unavailable()
     found = [
         Contender(
             "spdl_video",
             "spdl_video",
-            {**work, "device": "cpu", "num_demux_threads": 3},
-            [decoding, [{"gc_policy": "between_epochs"}]],
+            {**work, "device": "cpu"},
+            [threads(workers), [{"gc_policy": "between_epochs"}]],
             settings={"clips_per_fetch": 8},
         )
     ]
@@ -79,9 +100,13 @@ def contenders(duration: float, workers: int) -> list[Contender]:
             )
     found += [
         Contender(
-            "prefetch_cache, pyav", "prefetch_cache", {**work, "decoder": "pyav"},
-            [threads, [{"cache_batches": 4}, {"cache_batches": 16}]],
-        ),
+            f"prefetch_cache, {decoder}", "prefetch_cache", {**work, "decoder": decoder},
+            [pool, [{"cache_batches": 4}, {"cache_batches": 16}]],
+        )
+        for decoder in ("pyav", "spdl")
+        if decoder not in missing
+    ]  # fmt: skip
+    found += [
         Contender(
             "frames, dataloader", FRAMES_TARGET, {**work, "reader": "dataloader"},
             [processes, [{"prefetch_factor": 4}]],
@@ -161,7 +186,12 @@ class Comparison:
         return run.samples_per_second
 
 
-def report(comparison: Comparison, field: Sequence[Contender], extraction: Extraction) -> str:
+def report(
+    comparison: Comparison,
+    field: Sequence[Contender],
+    extraction: Extraction,
+    missing: Mapping[str, str],
+) -> str:
     """The table, the fastest first, each beside `torch_dataloader` with PyAV of its own block."""
     rates = {c.name: _rates(comparison.runs, c.name) for c in field}
     usual = rates["torch_dataloader, pyav"]
@@ -187,14 +217,13 @@ def report(comparison: Comparison, field: Sequence[Contender], extraction: Extra
         )
     header = ["loader", "samples/s", "range", "/ torch_dataloader, pyav", "first batch (s)", "best"]
     share = extraction.mebibytes / extraction.video_mebibytes
-    missing = [f"`{name}` ({reason})" for name, reason in why_unavailable().items()]
     return "\n".join(
         [
             _common.markdown_table(header, rows),
             "",
             f"Frames on disk: {extraction.clips} clips, {extraction.mebibytes:.1f} MiB "
             f"({share:.1f} times the videos), extracted in {extraction.seconds:.1f} s.",
-            f"Not installed, so not compared: {'; '.join(missing)}." if missing else "",
+            f"Not installed, so not compared: {', '.join(missing)}." if missing else "",
             "",
         ]
     )
@@ -219,8 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--links", type=int, default=64, help="size of the data set")
     parser.add_argument("--duration", type=float, default=0.5, help="of a window, seconds")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a block's run")
-    parser.add_argument("--tuning-seconds", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=4, help="interleaved blocks")
+    parser.add_argument("--tuning-seconds", type=float, default=1.5)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved blocks")
     parser.add_argument("--workers", type=int, default=2, help="cores to tune around")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="JSON file; a .md is written beside it")
@@ -233,14 +262,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 False: _common.Runner(videos, scratch, seed=options.seed),
                 True: _common.Runner(scratch / "frames", scratch, seed=options.seed),
             }
-            field = contenders(options.duration, options.workers)
+            missing = missing_decoders()
+            field = contenders(options.duration, options.workers, missing)
             comparison = Comparison(runners, options.duration)
             comparison.tune(field, options.tuning_seconds)
             comparison.blocks(field, options.rounds, options.seconds, options.seed)
     except AutotuneError as error:
         _common.say(f"error: {error}")
         return 2
-    text = report(comparison, field, extraction)
+    text = report(comparison, field, extraction, missing)
     print(text)
     if options.output is not None:
         document: dict[str, Any] = {
@@ -248,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "date": _common.today(),
             "machine": _common.machine_facts(),
             "clips": names,
+            "missing_decoders": missing,
             "extraction": asdict(extraction),
             "best": comparison.best,
             "runs": [asdict(run) for run in comparison.runs],

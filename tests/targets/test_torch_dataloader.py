@@ -268,7 +268,7 @@ target:
   num_frames: 8
   frame_size: [32, 48]
   subclip_duration: 0.5
-  consumer: {{kind: paced, ms_per_step: 400}}  # slower than the workers: their batches pile up
+  consumer: {{kind: paced, ms_per_step: 500}}  # slower than the workers: their batches pile up
   batch_size: 8
   decoder_threads: 1
   torch_threads: 1
@@ -286,7 +286,7 @@ search_space:
     num_workers: {{values: [0, 2], default: 0}}
     prefetch_factor: {{values: [2, 16], default: 2}}
 budget: {{trials: 3}}
-measurement: {{min_seconds: 2.5, max_seconds: 2.5, repeats: 0, early_stopping: false}}
+measurement: {{min_seconds: 6, max_seconds: 6, repeats: 0, early_stopping: false}}
 noise: {{runs: 0, drift_every: 0}}
 verification: {{finalists: 0}}
 sampler: grid
