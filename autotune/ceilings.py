@@ -80,6 +80,7 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
     """
     plan, kind = run.plan, run.plan.experiment.target.consumer.kind
     found = Ceilings.of(run.record) or Ceilings(consumer=kind)
+    told: set[str] = set()
     for params in workload_baselines(plan.searched, plan.baseline):
         key = workload_key(plan.space, params)
         if found.workload(key) is not None:
@@ -93,7 +94,10 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
             return ending
         found = found.model_copy(update={"workloads": [*found.workloads, one]})
         run.database.set_ceilings(run.record.id, found.model_dump(mode="json"))
-        run.observer.note(f"{_sentence(one)}.")
+        sentence = f"{_sentence(one)}."
+        if sentence not in told:  # without a consumer it is the same for every workload
+            told.add(sentence)
+            run.observer.note(sentence)
     run.ceilings = found
     return None
 

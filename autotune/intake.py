@@ -97,6 +97,10 @@ class Intake:
             text += "\n"
         return text + "".join(f"[supervisor] {note}\n" for note in notes)
 
+    def note_exit(self) -> None:
+        """The worker ended by itself: note when."""
+        self.timeline["exited"] = time.monotonic() - self.began
+
     def _take(self, event: Event) -> None:
         self.last_event, self.last_time = event.event, time.monotonic()
         self.timeline.setdefault(event.event, self.last_time - self.began)

@@ -200,6 +200,7 @@ class _Supervision:
                 while True:
                     for key, _ in selector.select(_POLL_SECONDS):
                         if key.fd == exit_descriptor:
+                            self._seen.note_exit()
                             return
                         if key.fd == alarm:
                             quiet(key.fd)

@@ -387,7 +387,8 @@ class TrialResult(Value):
     wall_seconds: float = 0.0
     """From spawning the worker until nothing of it was left."""
     timeline: dict[str, float] = Field(default_factory=dict)
-    """Seconds since the spawn at which each kind of event came first."""
+    """Seconds since the spawn at which each kind of event came first, and at which the worker
+    ended by itself (``exited``)."""
 
 
 # --------------------------------------------------------------------------- events of a worker

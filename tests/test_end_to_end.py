@@ -96,6 +96,7 @@ def wait_until(what: Any, seconds: float) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_study_on_real_clips_is_killed_resumed_queried_and_exported(folder: Path) -> None:
     driver = start(folder, "launch", "study.yaml")
     # In the second trial demuxing runs in SPDL's forkserver: kill the driver right there.

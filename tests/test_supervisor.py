@@ -67,6 +67,7 @@ def test_a_measurement_finishes_with_its_figures_and_leaves_nothing() -> None:
     assert not result.windows[0].steady
     assert result.windows[-1].steady
     assert list(result.timeline)[:2] == ["started", "built"]
+    assert result.timeline["finished"] <= result.timeline["exited"] <= result.wall_seconds
     assert result.exit_code == 0
     assert result.log_tail == ""
     assert "autotune.worker" in result.command_line

@@ -12,7 +12,8 @@ default (3 s), and so its figures are noisier.
 A last pair of runs leaves cores idle (a paced consumer): there a spinning process costs next to
 nothing, and is not to be marked.
 
-Beside what was estimated as lost stands what really was: 1 - rate / rate without the load.
+Beside what was estimated as lost stands what really was: 1 - rate / rate without the load. Marks
+for time that the hypervisor took, by the kernel's own count, are told apart: they are not false.
 """
 
 from __future__ import annotations
@@ -179,6 +180,12 @@ def _specification(arm: Arm, runner: _common.Runner) -> TrialSpec:
     )
 
 
+def by_hypervisor(judged: Contamination) -> bool:
+    """Whether a mark is the hypervisor's: its kernel counted more time as stolen than others took.
+    No machine is idle whose cores are taken away, so that such a mark is not a false one."""
+    return judged.figures["steal"] > judged.figures["foreign_cpu"]
+
+
 def summarize(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
     """One row an arm: how many stretches were marked, what was estimated, what was really lost."""
     from scipy.stats import binomtest
@@ -191,12 +198,14 @@ def summarize(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
         count = len(result.stretches)
         exact = binomtest(result.marked, count).proportion_ci(method="exact")
         lost = sorted(c.lost for c in result.stretches)
+        stolen = sum(c.marked and by_hypervisor(c) for c in result.stretches)
         rows.append(
             {
                 "pipeline": result.arm.pipeline,
                 "load": result.arm.duty,
                 "stretches": count,
                 "marked": result.marked,
+                "stolen": stolen,
                 "marked_low": exact.low,
                 "marked_high": exact.high,
                 "lost_median": statistics.median(lost),
@@ -220,6 +229,7 @@ def report(rows: Sequence[dict[str, Any]], stretch: float) -> str:
         "planted load (cores)",
         "stretches",
         "marked",
+        "of them for stolen time",
         "95 % interval of the share",
         "foreign load seen (cores, ± standard deviation)",
         "lost, median",
@@ -232,6 +242,7 @@ def report(rows: Sequence[dict[str, Any]], stretch: float) -> str:
             row["load"],
             row["stretches"],
             row["marked"],
+            row["stolen"],
             f"{row['marked_low']:.1%} to {row['marked_high']:.1%}",
             f"{row['foreign_cpu']:.2f} ± {row['foreign_cpu_sd']:.2f}",
             f"{row['lost_median']:.1%}",
@@ -254,8 +265,9 @@ def problems(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         share = row["marked"] / row["stretches"]
         what = f"{row['pipeline']} pipeline, load {row['load']:g}: {share:.1%} marked"
-        if row["load"] == 0 and share > FALSE_MARK_GOAL:
-            found.append(f"{what}, at most {FALSE_MARK_GOAL:.0%} wanted")
+        falsely = (row["marked"] - row["stolen"]) / row["stretches"]
+        if row["load"] == 0 and falsely > FALSE_MARK_GOAL:
+            found.append(f"{what}, {falsely:.1%} falsely, at most {FALSE_MARK_GOAL:.0%} wanted")
         if row["pipeline"] == "full" and row["load"] >= 0.5 and share < DETECTION_GOAL:
             found.append(f"{what}, at least {DETECTION_GOAL:.0%} wanted")
     return found

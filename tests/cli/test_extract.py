@@ -275,6 +275,7 @@ def test_ctrl_c_loses_the_clips_in_flight_alone(
         scan(out)
 
 
+@pytest.mark.long
 def test_killed_it_leaves_nothing_that_looks_complete(
     under_way: subprocess.Popen[str], long_clips: Path, tmp_path: Path, run: Run
 ) -> None:

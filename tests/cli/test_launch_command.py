@@ -177,6 +177,7 @@ def test_measure_prints_one_object(finished: tuple[Workplace, str, str]) -> None
     assert "'--threads'" in wrong.stderr
 
 
+@pytest.mark.long
 def test_compare_prints_a_ratio_and_stores_nothing(finished: tuple[Workplace, str, str]) -> None:
     workplace, _, _ = finished
     short = ("--max-time", "0.4s", "--blocks", "4")

@@ -144,6 +144,7 @@ def batches() -> Iterator[torch.Tensor]:
         yield torch.zeros(8, BIG // 32, dtype=torch.float32)
 
 
+@pytest.mark.long
 def test_a_heap_that_holds_a_changing_number_of_batches_is_not_accused() -> None:
     queue: deque[torch.Tensor] = deque(maxlen=9)
     cache: dict[int, torch.Tensor] = {}
@@ -159,6 +160,7 @@ def test_a_heap_that_holds_a_changing_number_of_batches_is_not_accused() -> None
     assert [g for g in looked(step, 6) if "Tensor" in g.kind] == []
 
 
+@pytest.mark.long
 def test_a_census_holds_nothing_of_what_it_saw() -> None:
     census = HeapCensus()
     retain = Retain()

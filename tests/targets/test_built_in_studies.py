@@ -43,6 +43,7 @@ def study(target: str) -> dict[str, Any]:
     return {"target": {"name": target, **WORK}, "search_space": space, **STUDY}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the test clips in {CLIPS}")
 @pytest.mark.parametrize("target", SEARCHED)
 def test_a_study_on_real_clips(tmp_path: Path, target: str) -> None:

@@ -93,6 +93,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the test clips in {CLIPS}")
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_study_on_real_clips(tmp_path: Path, name: str) -> None:

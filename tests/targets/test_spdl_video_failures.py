@@ -80,6 +80,7 @@ def test_a_folder_of_bad_clips_ends_with_the_cause(tmp_path: Path, run_loaders: 
         assert answer["failed"]["count"] >= 20
 
 
+@pytest.mark.long
 def test_close_with_every_thread_blocked(clips: Path, run_loaders: Any) -> None:
     base = {"data_dir": str(clips), "settings": SMALL, "idle": 1.0}
     many = {"batch_size": 2, "num_decode_threads": 3}
