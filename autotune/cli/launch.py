@@ -221,7 +221,8 @@ def winner_lines(winner: JsonObject) -> list[str]:
     if verification and verification["ratio"] is not None:
         lines.append(
             f"No significant gain over the baseline: trial {trial['number']} is "
-            f"{columns.gain_line(trial).removeprefix('no significant gain: ')}. Keep the baseline's flags."
+            f"{columns.gain_line(trial).removeprefix('no significant gain: ')}. "
+            "Keep the baseline's flags."
         )
     else:
         ratio = columns.gain_line(trial) if baseline else "no baseline to compare with"
