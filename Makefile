@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # Under this folder everything that quickstart makes: clips, database.
 QUICKSTART ?= quickstart
 OUT ?= experiments/results
-# So many test files run at once. The long tests run alone: they look at the whole machine.
-TEST_PROCESSES ?= 2
+# So many test files run at once; they wait more than they work. The long tests run alone: they look at the whole machine.
+TEST_PROCESSES ?= 3
 
 .PHONY: help install quickstart test test-long check format docs bench gpu-check clean
 

@@ -20,6 +20,8 @@ from autotune.trial import TRIAL_MARK, Event, Limits, TrialResult, TrialSpec, Wi
 from experiments.benchmarks.faulty import FAULTS, MOMENTS, Fault, left_by
 from tests.targets_for_tests.helpers import wait_for
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 LIMITS = Limits(

@@ -19,6 +19,8 @@ from autotune import heap
 from autotune.heap import HeapCensus
 from autotune.trial import Growing
 
+pytestmark = pytest.mark.long
+
 BIG = 64 * 1024
 """Bytes of one object that is kept."""
 
@@ -144,7 +146,6 @@ def batches() -> Iterator[torch.Tensor]:
         yield torch.zeros(8, BIG // 32, dtype=torch.float32)
 
 
-@pytest.mark.long
 def test_a_heap_that_holds_a_changing_number_of_batches_is_not_accused() -> None:
     queue: deque[torch.Tensor] = deque(maxlen=9)
     cache: dict[int, torch.Tensor] = {}
@@ -160,7 +161,6 @@ def test_a_heap_that_holds_a_changing_number_of_batches_is_not_accused() -> None
     assert [g for g in looked(step, 6) if "Tensor" in g.kind] == []
 
 
-@pytest.mark.long
 def test_a_census_holds_nothing_of_what_it_saw() -> None:
     census = HeapCensus()
     retain = Retain()
@@ -181,7 +181,6 @@ def _leak_in_a_worker(ready: Any, done: Any) -> None:
     ready.set()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_process_is_looked_into(tmp_path: Path, method: str) -> None:
     """A forked one joins by itself; one that is spawned, as it calls `join`."""

@@ -599,6 +599,7 @@ executor: {kind: local}
 """
 
 
+@pytest.mark.long
 def test_a_script_that_knows_nothing_of_autotune_is_tuned_unchanged(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "study.yaml").write_text(STUDY)
