@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from autotune.manifest import scan
+
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT.parent / "shared" / "clips" / "real"
 
@@ -27,7 +29,7 @@ WORK: dict[str, Any] = {
     "num_frames": 4,
     "frame_size": [64, 64],
     "subclip_duration": 0.5,
-    "batch_size": 2,
+    "batch_size": 8,
 }
 SEARCHED: dict[str, tuple[str, list[Any]]] = {
     "torch_dataloader": ("num_workers", [0, 1]),
@@ -73,7 +75,7 @@ def test_a_study_on_real_clips(tmp_path: Path, target: str) -> None:
     assert [t["params"][name] for t in trials] == values
     assert all(t["fps"] == pytest.approx(4 * t["samples_per_second"]) for t in trials)
     told = json.loads(run("status", "study", "-f", "json"))["data"]
-    assert told["clips"] == len(list(CLIPS.rglob("*.mp4")))
+    assert told["clips"] == len(scan(CLIPS))
     assert (told["extraction"] is not None) == (target == "frames")
     if target == "frames":
         assert told["bytes"] == sum(
