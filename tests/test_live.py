@@ -169,7 +169,7 @@ def test_a_place_that_cannot_be_written_does_not_fail_the_measurement() -> None:
 BUILT_IN = [
     pytest.param("spdl_video", {}, 8, id="spdl_video"),
     pytest.param(
-        "spdl_video", {"process_mode": "subprocess"}, 8, marks=pytest.mark.long, id="subprocess"
+        "spdl_video", {"process_mode": "subprocess"}, 9, marks=pytest.mark.long, id="subprocess"
     ),
     pytest.param("torch_dataloader", {"num_workers": 2}, 1, id="torch_dataloader"),
 ]

