@@ -159,7 +159,7 @@ def test_the_worker_s_record_of_a_night_is_bounded_and_loses_no_sample() -> None
             )
         )
         record.thin()
-        assert len(record.windows) <= 1025
+        assert len(record.windows) <= 129
     assert sum(record.samples) == sum(w.samples for w in record.windows) == 28 * 20_000
     assert sum(w.batches for w in record.windows) == 7 * 20_000
     assert len(record.times) == len(record.windows) == len(record.bounds)
