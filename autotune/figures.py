@@ -41,8 +41,8 @@ _MIN_BATCHES = 3
 
 
 _MOST_COARSE = 128
-"""Windows of a record that is thinned. Each holds some 11 KiB with the statistics of eight stages: a
-thousand of them, one a second, looked like a loader whose memory grows for a quarter of an hour."""
+"""Windows of a record that is thinned. One holds some 11 KiB with the statistics of eight stages:
+a thousand of them, one a second, looked like a loader whose memory grows for 17 minutes."""
 
 
 @dataclass
