@@ -10,7 +10,7 @@ from autotune.targets.spdl_video.loader import SpdlLoader
 from autotune.targets.spdl_video.readback import stage_threads
 from autotune.targets.spdl_video.stats import CAPACITY
 from autotune.targets.torch_dataloader.loader import DataLoaderLoader
-from autotune.targets.torch_dataloader.versions import loaded_versions
+from autotune.targets.versions import loaded_versions
 from autotune.trial import Params as ParamValues
 
 

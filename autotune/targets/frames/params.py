@@ -10,15 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from autotune.targets.torch_dataloader.params import (
-    DataLoaderParams,
-    DataLoaderSettings,
-    Inactive,
-)
+from autotune.targets.samples import Inactive, SampleParams
+from autotune.targets.torch_dataloader.params import DataLoaderParams, DataLoaderSettings
 from autotune.targets.torch_dataloader.params import Params as TorchParams
 from autotune.targets.torch_dataloader.params import Settings as TorchSettings
 
-WORKLOAD = ("subclip_duration", "subclip_start", "batch_size", "scale_algorithm")
+WORKLOAD = tuple(SampleParams.model_fields)
 """Parameters that both readers have."""
 
 SPDL_ONLY = ("num_fetch_threads", "num_decode_threads", "sink_buffer_size", "gc_policy")

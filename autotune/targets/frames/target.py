@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from autotune.exceptions import UnsupportedError
+from autotune.targets import decoding
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.clips import clips_of
 from autotune.targets.frames.params import Params, Settings
@@ -29,15 +29,9 @@ class Frames(Target):
     Settings: ClassVar[type[BaseModel]] = Settings
 
     def environment(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, str]:
-        from autotune.media.native import library_environment
-
         validated(Params, params, "params")
         validated(Settings, settings, "settings")
-        try:
-            # As every target has it: processes that are to be compared start alike.
-            return library_environment("bundled", "cpu")
-        except UnsupportedError:
-            return {}
+        return decoding.environment()
 
     def unavailable(
         self, params: ParamValues, settings: Mapping[str, Any]
@@ -73,12 +67,7 @@ class Frames(Target):
     def expected(self, spec: TrialSpec) -> Delivered | None:
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        return Delivered(
-            shape=[3, settings.num_frames, *settings.frame_size],
-            dtype=settings.dtype,
-            device=params.transform_device,
-            frames_per_sample=settings.num_frames,
-        )
+        return settings.delivered(on_gpu=params.transform_device == "cuda")
 
     def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
         from autotune.targets.frames.loaders import library_versions

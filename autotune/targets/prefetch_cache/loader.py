@@ -17,7 +17,7 @@ from autotune.targets.storage_latency import warnings
 from autotune.targets.torch_dataloader.collate import WorkerBatch
 from autotune.targets.torch_dataloader.counts import Counts
 from autotune.targets.torch_dataloader.transforms import batch_on, channels_first
-from autotune.targets.torch_dataloader.versions import loaded_versions
+from autotune.targets.versions import loaded_versions
 from autotune.trial import FailedClip, StageStats
 from autotune.trial import Params as ParamValues
 

@@ -155,8 +155,8 @@ def _front(
         board,
         FrameFormat(
             num_frames=settings.num_frames,
-            height=settings.height,
-            width=settings.width,
+            height=settings.frame_size[0],
+            width=settings.frame_size[1],
             scale_algorithm=params.scale_algorithm,
             decoder_threads=params.decoder_threads,
             nvdec=nvdec,

@@ -71,8 +71,8 @@ class Alone:
         self._demux = Demux(board, params.subclip_duration, for_nvdec=nvdec)
         frames = FrameFormat(
             num_frames=settings.num_frames,
-            height=settings.height,
-            width=settings.width,
+            height=settings.frame_size[0],
+            width=settings.frame_size[1],
             scale_algorithm=params.scale_algorithm,
             decoder_threads=params.decoder_threads,
             nvdec=nvdec,

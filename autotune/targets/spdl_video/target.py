@@ -76,12 +76,7 @@ class SpdlVideo(Target):
     def expected(self, spec: TrialSpec) -> Delivered | None:
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        return Delivered(
-            shape=[3, settings.num_frames, settings.height, settings.width],
-            dtype=settings.dtype,
-            device="cuda" if params.device == "nvdec" else "cpu",
-            frames_per_sample=settings.num_frames,
-        )
+        return settings.delivered(on_gpu=params.device == "nvdec")
 
     def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
         from autotune.targets.spdl_video.versions import loaded_versions

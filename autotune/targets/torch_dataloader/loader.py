@@ -21,13 +21,13 @@ from autotune.targets.torch_dataloader.counts import Counts
 from autotune.targets.torch_dataloader.params import Params, Settings
 from autotune.targets.torch_dataloader.sampler import EpochBatches
 from autotune.targets.torch_dataloader.transforms import batch_on, channels_first
-from autotune.targets.torch_dataloader.versions import loaded_versions
 from autotune.targets.torch_dataloader.workers import (
     affinity_seen,
     death_of,
     shared_memory_failure,
     start_failure,
 )
+from autotune.targets.versions import loaded_versions
 from autotune.trial import FailedClip, StageStats
 from autotune.trial import Params as ParamValues
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from autotune.exceptions import InputError, UnsupportedError
+from autotune.exceptions import UnsupportedError
+from autotune.targets import decoding
 from autotune.targets.torch_dataloader.params import DataLoaderParams, DataLoaderSettings
 from autotune.trial import UnavailableValue
 
@@ -14,7 +15,7 @@ _ONE_CORE = "this process may run on one core only"
 def unavailable_values() -> list[UnavailableValue]:
     """What needs a GPU or a second core, where there is none."""
     missing = []
-    no_gpu = why_no_gpu()
+    no_gpu = decoding.why_no_gpu()
     if no_gpu is not None:
         missing += [
             UnavailableValue(parameter="pin_memory", value=True, reason=no_gpu),
@@ -35,12 +36,10 @@ def check(params: DataLoaderParams, settings: DataLoaderSettings) -> None:
         UnsupportedError, InputError: with the remedy.
     """
     sends = params.num_workers > 0 and params.transform_device == "cpu"
-    if settings.dtype == "uint8" and sends and params.wire_dtype != "uint8":
-        raise InputError(
-            "wire_dtype: float32 has no effect with the setting dtype: uint8, which hands over "
-            "bytes; fix wire_dtype: uint8 in the experiment's target"
-        )
-    no_gpu = why_no_gpu() if params.pin_memory or params.transform_device == "cuda" else None
+    decoding.check_wire(settings.dtype, params.wire_dtype, sends)
+    no_gpu = (
+        decoding.why_no_gpu() if params.pin_memory or params.transform_device == "cuda" else None
+    )
     if no_gpu is not None:
         key = "pin_memory: true" if params.pin_memory else "transform_device: cuda"
         raise UnsupportedError(f"{key}: {no_gpu}")
@@ -48,15 +47,3 @@ def check(params: DataLoaderParams, settings: DataLoaderSettings) -> None:
         raise UnsupportedError(
             f"worker_affinity: {params.worker_affinity}: {_ONE_CORE}; use worker_affinity: none"
         )
-
-
-def why_no_gpu() -> str | None:
-    """Why torch has no GPU to hand batches to, or None where it has."""
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    return (
-        f"torch {torch.__version__} reaches no CUDA device here; install a CUDA build of torch "
-        "and NVIDIA's driver (`autotune doctor` shows what is missing)"
-    )

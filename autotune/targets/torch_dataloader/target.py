@@ -7,18 +7,14 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from autotune.exceptions import UnsupportedError
+from autotune.targets import decoding
 from autotune.targets.base import BuildContext, Loader, Target
 from autotune.targets.clips import clips_of
-from autotune.targets.storage_latency import fingerprint
 from autotune.targets.torch_dataloader.params import Params, Settings
 from autotune.targets.torch_dataloader.requirements import check, unavailable_values
 from autotune.targets.validation import validated
 from autotune.trial import Delivered, TrialSpec, UnavailableValue
 from autotune.trial import Params as ParamValues
-
-_LOADS_FFMPEG = ("spdl", "torchcodec")
-"""Decoders that look for FFmpeg's libraries by their plain names when the process starts."""
 
 
 class TorchDataLoader(Target):
@@ -29,29 +25,15 @@ class TorchDataLoader(Target):
     Settings: ClassVar[type[BaseModel]] = Settings
 
     def environment(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, str]:
-        from autotune.media.native import library_environment
-
         checked = validated(Params, params, "params")
         fixed = validated(Settings, settings, "settings")
-        if checked.decoder in _LOADS_FFMPEG:
-            return library_environment(fixed.ffmpeg, "cpu")
-        try:
-            # The same for every decoder: processes that are to be compared start alike.
-            return library_environment("bundled", "cpu")
-        except UnsupportedError:
-            return {}
+        return decoding.environment(checked.decoder, fixed.ffmpeg)
 
     def unavailable(
         self, params: ParamValues, settings: Mapping[str, Any]
     ) -> list[UnavailableValue]:
         """The decoders that are not installed, and what needs a GPU or a second core."""
-        from autotune.media.decoders import why_unavailable
-
-        missing = [
-            UnavailableValue(parameter="decoder", value=name, reason=reason)
-            for name, reason in why_unavailable().items()
-        ]
-        return missing + unavailable_values()
+        return decoding.missing_decoders() + unavailable_values()
 
     def build(self, context: BuildContext) -> Loader:
         """Build and start the loader of one rank.
@@ -80,19 +62,9 @@ class TorchDataLoader(Target):
     def expected(self, spec: TrialSpec) -> Delivered | None:
         params = validated(Params, spec.params, "params")
         settings = validated(Settings, spec.settings, "settings")
-        return Delivered(
-            shape=[3, settings.num_frames, *settings.frame_size],
-            dtype=settings.dtype,
-            device=params.transform_device,
-            frames_per_sample=settings.num_frames,
-        )
+        return settings.delivered(on_gpu=params.transform_device == "cuda")
 
     def machine(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, Any]:
-        from autotune.targets.torch_dataloader.versions import loaded_versions
-
         checked = validated(Params, params, "params")
         fixed = validated(Settings, settings, "settings")
-        return {
-            "libraries": loaded_versions(checked.decoder),
-            **fingerprint(fixed.emulated_latency_ms),
-        }
+        return decoding.machine(checked.decoder, fixed.emulated_latency_ms)
