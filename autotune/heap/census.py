@@ -31,6 +31,10 @@ _CHUNK = 2000
 _NAMED = 3
 """So many objects of a growing kind have their holders looked for."""
 
+_BOUNDED = ("_frozen_importlib_external.FileFinder.",)
+"""Holders that stop growing by themselves: the names of the files in the folders on the import
+system's path, which it lists anew wherever a folder changed."""
+
 _CONTAINERS = (list, dict, set, deque)
 _LEAVES = (bytes, bytearray, str)
 
@@ -89,7 +93,7 @@ class HeapCensus:
         growing.sort(key=lambda name: self._sizes[name][0][1] - look.kinds[name].bytes)
         told = [self._told(name, look) for name in growing[:_MOST_TOLD]]
         self._holders = {found.kind: self._holders[found.kind] for found in told}
-        return told
+        return [found for found in told if not _is_bounded(found.holders)]
 
     # ------------------------------------------------------------------ counting
 
@@ -216,6 +220,10 @@ def _keeps_growing(sizes: Sequence[int]) -> bool:
     return total >= LEAST_BYTES and all(
         b - a >= _PART_SHARE * total for a, b in itertools.pairwise(marks)
     )
+
+
+def _is_bounded(holders: Sequence[str]) -> bool:
+    return bool(holders) and all(holder.startswith(_BOUNDED) for holder in holders)
 
 
 def _add(kinds: dict[str, _Kind], name: str, size: int, count: int = 1, member: Any = None) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from importlib.machinery import FileFinder
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,29 @@ def test_a_heap_that_holds_a_changing_number_of_batches_is_not_accused() -> None
             cache[number] = next(made)
 
     assert [g for g in looked(step, 6) if "Tensor" in g.kind] == []
+
+
+def names_of_files(number: int) -> set[str]:
+    return {f"module_{number}_{n}.py" for n in range(5_000)}
+
+
+def test_the_import_systems_lists_of_files_are_not_accused(tmp_path: Path) -> None:
+    finders = []
+
+    def step(number: int) -> None:
+        finder = FileFinder(str(tmp_path / str(number)))
+        finder._path_cache = names_of_files(number)  # type: ignore[attr-defined]
+        finders.append(finder)
+
+    assert [g for g in looked(step) if g.kind == "set"] == []
+
+
+def test_other_sets_are() -> None:
+    retain = Retain()
+    told = looked(lambda number: retain(names_of_files(number)))
+    assert [g.holders[0].partition(" (")[0] for g in told if g.kind == "set"] == [
+        f"{__name__}.Retain.kept"
+    ]
 
 
 def test_a_census_holds_nothing_of_what_it_saw() -> None:
