@@ -30,6 +30,7 @@ from experiments.benchmarks.calibration_synthetic import RUNS, SCENARIOS, Counts
 TREND_SERIES = 2000
 """Series of each kind that the test for a trend is asked about."""
 
+_PUBLISHED_STUDY = "that of one run, by the repeats that a study had made by then"
 _PAIR_FALSE = "two single runs of one configuration called different"
 _PAIR_POWER = "two single runs, one faster by twice the noise floor, told apart"
 _COMPARE_FALSE = "compare of a configuration with itself called different"
@@ -50,6 +51,7 @@ SYNTHETIC_GOALS = (
 REAL_GOALS = (
     Goal("published", "published interval of one run holds the grand mean", 0.95, 0.95, True),
     Goal("published_pair", "published interval of two runs holds it", 0.95, 0.95, True),
+    Goal("published_study", _PUBLISHED_STUDY, 0.95, 0.95, True),
     Goal("pair_false", _PAIR_FALSE, high=0.05, by_interval=True),
     Goal("pair_power", _PAIR_POWER, low=0.90),
     Goal("compare_false", _COMPARE_FALSE, high=0.05, by_interval=True),

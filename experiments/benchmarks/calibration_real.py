@@ -3,8 +3,8 @@
 Four runs a round, in random order, each in fresh processes: two of one configuration that the
 loader limits (their noise is the real one), and one each of two that differ by a known factor.
 Those two are limited by the consumer `paced`, whose pace per sample is known: the second takes
-longer by twice the noise floor of the first. Before the rounds each arm is run five times, for
-the planted difference to be known. Every run is one JSON line, and a later call goes on.
+longer by twice the noise floor of the first, which runs before the rounds tell. Every run is one
+JSON line, and a later call goes on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ from experiments.benchmarks.calibration_report import Proportion
 
 REPEATS = 5
 """Other runs of the configuration that a study would know its spread from."""
+PLANTING_RUNS = 15
+"""Runs that tell the noise floor of the paced configuration, which the planted difference is twice
+of: five of them may be lucky."""
+DRIFT_EVERY = 10
+"""Rounds after which a study would run its baseline again."""
 PACED_SHARE = 0.5
 """The paced consumer asks for this share of what the loader can deliver."""
 ARMS = ("same", "same_again", "paced", "slower")
@@ -45,12 +50,14 @@ TARGET: dict[str, Any] = {
     "frame_size": [112, 112],
     "subclip_duration": 0.5,
     "scale_algorithm": "fast_bilinear",
-    "batch_size": 8,
+    "batch_size": 1,
     "num_fetch_threads": 2,
     "num_demux_threads": 2,
     "num_decode_threads": 2,
     "sink_buffer_size": 1,
 }
+SEARCH_SPACE: dict[str, Any] = {"parameters": {"batch_size": {"values": [1], "default": 1}}}
+"""Batches of one sample: a run of a second then has the batches that its interval is made of."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,13 @@ class Bench:
 
     def __init__(self, data_dir: Path, seconds: float, seed: int) -> None:
         self._plan = resolve(
-            experiment_from({"target": TARGET | {"data_dir": str(data_dir)}, "seed": seed})
+            experiment_from(
+                {
+                    "target": TARGET | {"data_dir": str(data_dir)},
+                    "search_space": SEARCH_SPACE,
+                    "seed": seed,
+                }
+            )
         )
         self._settings = MeasurementSettings(
             min_seconds=seconds, max_seconds=seconds, relative_half_width=1e-9
@@ -195,8 +208,10 @@ def record(cores: Cores, recording: Recording, pairs: int, seed: int) -> None:
     """
     cores.make(recording, [("floor", n, "same", 0.0) for n in range(REPEATS)])
     pace = 1000.0 / (PACED_SHARE * statistics.fmean(_rates(recording, "floor", "same")))
-    cores.make(recording, [("floor", n, "paced", pace) for n in range(REPEATS)])
-    slower = pace * (1 + 2 * noise_floor(recording, "paced"))
+    cores.make(recording, [("floor", n, "paced", pace) for n in range(PLANTING_RUNS)])
+    # of the time that a sample really took: the consumer is not all that it waited for
+    taken = 1000.0 / statistics.fmean(_rates(recording, "floor", "paced"))
+    slower = pace + 2 * noise_floor(recording, "paced") * taken
     paces = {"same": 0.0, "same_again": 0.0, "paced": pace, "slower": slower}
     jobs: list[tuple[str, int, str, float]] = []
     for number in range(pairs):
@@ -236,8 +251,10 @@ def _rates(recording: Recording, phase: str, arm: str) -> list[float]:
 
 
 def noise_floor(recording: Recording, arm: str) -> float:
-    """The noise floor from the runs before the rounds."""
-    return stats.noise_floor(*stats.between_run_sd([_rates(recording, "floor", arm)]))
+    """The noise floor that a study would find with `REPEATS` runs whose spread is that of all runs
+    before the rounds."""
+    sd, _ = stats.between_run_sd([_rates(recording, "floor", arm)])
+    return stats.noise_floor(sd, REPEATS - 1)
 
 
 def evaluate(recording: Recording, seed: int) -> tuple[dict[str, Proportion], dict[str, float]]:
@@ -254,28 +271,31 @@ def evaluate(recording: Recording, seed: int) -> tuple[dict[str, Proportion], di
         raise InputError(f"{recording.path}: holds fewer than 2 whole rounds")
     every = [run for pair in null for run in pair]
     truth = statistics.geometric_mean([_rate(r) for r in every])
-    floor = noise_floor(recording, "paced")
-    true_ratio = slow_ratio(planted)
     answers: dict[str, list[bool]] = {}
     for number, pair in enumerate(null):
-        others = [r for r in every if r not in pair]
-        known = random.Random(f"{seed}:others:{number}").sample(others, min(REPEATS, len(others)))
-        sd, dof, within = _spread(known)
+        sd, dof, within = _spread(_others(every, pair, f"{seed}:others:{number}"))
         for run in pair:
             _ask(answers, "published", _covers([run], truth, sd, dof, within))
         _ask(answers, "published_pair", _covers(pair, truth, sd, dof, within))
         a, b = _rate(pair[0]), _rate(pair[1])
         _ask(answers, "pair_false", not stats.rates_tie(a, b, stats.noise_floor(sd, dof)))
-    for quick, late in planted:
+    start = list(recording.of("floor", "same").values())
+    for number, run in sorted(first.items()):
+        again = [second[n] for n in sorted(second) if n < number and n % DRIFT_EVERY == 0]
+        _ask(answers, "published_study", _covers([run], truth, *_spread(start + again)))
+    quick_runs = [quick for quick, _ in planted]
+    for number, (quick, late) in enumerate(planted):
+        sd, dof, _ = _spread(_others(quick_runs, [quick], f"{seed}:paced:{number}"))
         a, b = _rate(quick), _rate(late)
-        _ask(answers, "pair_power", a > b and not stats.rates_tie(a, b, floor))
+        tie = stats.rates_tie(a, b, stats.noise_floor(sd, dof))
+        _ask(answers, "pair_power", a > b and not tie)
     _comparisons(answers, null, planted)
     figures = {
         "samples_per_second": truth,
         "noise_floor": noise_floor(recording, "same"),
         "sd_between_runs": stats.between_run_sd([[_rate(r) for r in every]])[0],
-        "paced_noise_floor": floor,
-        "planted_difference": true_ratio - 1,
+        "paced_noise_floor": noise_floor(recording, "paced"),
+        "planted_difference": planted_difference(recording, planted),
         "measured_difference": statistics.geometric_mean([_rate(a) / _rate(b) for a, b in planted])
         - 1,
         "failed_runs": float(sum(r.rate is None for r in recording.runs.values())),
@@ -284,10 +304,18 @@ def evaluate(recording: Recording, seed: int) -> tuple[dict[str, Proportion], di
     return shares, figures
 
 
-def slow_ratio(planted: Sequence[tuple[Run, Run]]) -> float:
-    """The factor that was planted: of the paces."""
+def planted_difference(recording: Recording, planted: Sequence[tuple[Run, Run]]) -> float:
+    """What the slower consumer adds to the time that a sample took before the rounds, as a share
+    of that time."""
     quick, late = planted[0]
-    return late.ms_per_sample / quick.ms_per_sample
+    added = late.ms_per_sample - quick.ms_per_sample
+    return added / 1000.0 * statistics.fmean(_rates(recording, "floor", "paced"))
+
+
+def _others(runs: Sequence[Run], but: Sequence[Run], seed: str) -> list[Run]:
+    """`REPEATS` runs of the same configuration, drawn from all but some."""
+    others = [run for run in runs if run not in but]
+    return random.Random(seed).sample(others, min(REPEATS, len(others)))
 
 
 def _comparisons(
