@@ -81,6 +81,25 @@ def find_gpus() -> list[dict[str, Any]]:
         nvml.nvmlShutdown()
 
 
+def visible_devices() -> list[str]:
+    """The GPUs to deal out, as CUDA_VISIBLE_DEVICES names them: those that it leaves visible, else
+    all that NVML finds."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [word.strip() for word in visible.split(",") if word.strip()]
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return []
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    count: int = nvml.nvmlDeviceGetCount()
+    nvml.nvmlShutdown()
+    return [str(i) for i in range(count)]
+
+
 def cores() -> int:
     """Cores that this process may use: affinity and control group quota, at least 1."""
     allowed = len(os.sched_getaffinity(0))

@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from autotune import plugins
 from autotune.budget import BudgetClock
 from autotune.config import Plan
 from autotune.executors.base import Executor
@@ -271,10 +272,6 @@ class StudyRun:
 def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> TrialSpec:
     """One measurement of ``params`` as ``plan`` says."""
     experiment = plan.experiment
-    gpus = int(node.names.get("gpu_count", 0) or 0)
-    ranks = experiment.target.ranks or (
-        max(1, gpus // experiment.executor.slots_per_node) if params.get("device") == "nvdec" else 1
-    )
     return TrialSpec(
         uuid=uuid.uuid4().hex,
         study=study,
@@ -284,7 +281,7 @@ def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> Tri
         data_dir=None if plan.data_dir is None else str(plan.data_dir),
         manifest=node.manifest,
         consumer=experiment.target.consumer,
-        ranks=ranks,
+        ranks=experiment.target.ranks or _ranks(plan, node),
         seed=experiment.seed,
         # what `auto` means on this node is settled once, for all measurements alike
         measurement=experiment.measurement.model_copy(
@@ -292,3 +289,11 @@ def specification(plan: Plan, study: str, params: Params, node: NodeInfo) -> Tri
         ),
         limits=experiment.limits,
     )
+
+
+def _ranks(plan: Plan, node: NodeInfo) -> int:
+    """Copies to run where the experiment names no number: one a GPU, as a training would. What a
+    node tells is what one of its slots has."""
+    if not plugins.load_target(plan.experiment.target.name).takes_ranks:
+        return 1
+    return max(1, int(node.names.get("gpu_count", 0)))

@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 
+from autotune import machine
 from autotune.exceptions import InputError
 from autotune.executors.base import Executor, Job, OnEvent
 from autotune.executors.node import prepare_node
@@ -17,11 +19,12 @@ from autotune.trial import Event, Failure, NodeInfo, ProbeRequest, TrialResult, 
 class LocalJob(Job):
     """A measurement in a thread of its own: the worker dies with the thread that spawned it."""
 
-    def __init__(self, spec: TrialSpec, executor: LocalExecutor) -> None:
+    def __init__(self, spec: TrialSpec, executor: LocalExecutor, slot: int) -> None:
         self.uuid = spec.uuid
         self.node = socket.gethostname()
         self._spec = spec
         self._executor = executor
+        self.slot = slot
         self._stop = threading.Event()
         self._done = threading.Event()
         self._result: TrialResult | None = None
@@ -44,7 +47,8 @@ class LocalJob(Job):
         started_at, began = time.time(), time.monotonic()
         try:
             ahead = executor.environment_ahead(spec)
-            self._result = supervise(spec, self._on_event, self._stop, ahead=ahead)
+            changes = executor.changes(self.slot)
+            self._result = supervise(spec, self._on_event, self._stop, changes=changes, ahead=ahead)
         except Exception as error:
             self._result = infrastructure_failure(
                 spec.uuid, self.node, error, started_at, time.monotonic() - began
@@ -71,6 +75,7 @@ class LocalExecutor(Executor):
         """
         self.slots = slots
         self.on_event = on_event
+        self._shares: list[list[str]] | None = None
         self._running: list[LocalJob] = []
         self._lock = threading.Lock()
         self._environments: dict[str, dict[str, str]] = {}
@@ -92,15 +97,19 @@ class LocalExecutor(Executor):
         return cls(slots=slots_per_node, on_event=on_event)
 
     def start(self, probe: ProbeRequest) -> list[NodeInfo]:
-        return [prepare_node(probe)]
+        """See `Executor.start`. What a node has is what each of its slots has."""
+        if self.slots > 1:
+            self._shares = shares(machine.visible_devices(), self.slots)
+        return [prepare_node(probe, changes=self.changes(0))]
 
     def submit(self, spec: TrialSpec, node: str | None = None) -> LocalJob:
         if node not in (None, socket.gethostname()):
             raise ValueError(f"node {node!r} is not this machine, {socket.gethostname()!r}")
         with self._lock:
-            if len(self._running) >= self.slots:
+            free = set(range(self.slots)) - {job.slot for job in self._running}
+            if not free:
                 raise RuntimeError(f"all {self.slots} slots are taken")
-            job = LocalJob(spec, self)
+            job = LocalJob(spec, self, min(free))
             self._running.append(job)
         return job
 
@@ -118,6 +127,12 @@ class LocalExecutor(Executor):
             if job in self._running:
                 self._running.remove(job)
 
+    def changes(self, slot: int) -> dict[str, str | None] | None:
+        """What the environment of a slot's processes has of its own: the slot's GPUs."""
+        if self._shares is None:
+            return None
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self._shares[slot])}
+
     def learn(self, spec: TrialSpec, environment: dict[str, str]) -> None:
         """Remember what a target asked of the environment, to start the next worker with it."""
         with self._lock:
@@ -127,6 +142,15 @@ class LocalExecutor(Executor):
         """What the target asked for last time; the worker checks that it still does."""
         with self._lock:
             return self._environments.get(spec.target)
+
+
+def shares(devices: Sequence[str], slots: int) -> list[list[str]]:
+    """The devices of each slot: equally many, as figures of two slots are compared. A remainder
+    stays idle; where there are more slots than devices, several slots share one."""
+    each = len(devices) // slots
+    if each:
+        return [list(devices[slot * each : (slot + 1) * each]) for slot in range(slots)]
+    return [[devices[slot % len(devices)]] if devices else [] for slot in range(slots)]
 
 
 def infrastructure_failure(

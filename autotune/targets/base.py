@@ -159,6 +159,8 @@ class Target(ABC):
     """Whether an experiment must name a data folder."""
     reads: ClassVar[ClipKind] = "videos"
     """What the clips of that folder have to be."""
+    takes_ranks: ClassVar[bool] = True
+    """Whether several copies can run side by side; False where it starts ranks of its own."""
     Params: ClassVar[type[BaseModel]]
     """One field a parameter, with type and default: the parameters this target understands."""
     Settings: ClassVar[type[BaseModel]]

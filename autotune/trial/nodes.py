@@ -50,7 +50,8 @@ class NodeInfo(Value):
     node: str
     fingerprint: Fingerprint
     names: dict[str, Scalar]
-    """``cpu_count``, ``gpu_count``, ``memory_gib``: of the measuring node."""
+    """``cpu_count``, ``gpu_count``, ``memory_gib``: of the measuring node; GPUs those of one of
+    its slots."""
     manifest: str | None = None
     """Path of the manifest file on that node."""
     page_cache: Literal["warm", "cold"] | None = None

@@ -23,7 +23,7 @@ from typing import IO, NoReturn, cast
 
 from pydantic import ValidationError
 
-from autotune import pagecache, processes, stats
+from autotune import machine, pagecache, processes, stats
 from autotune.delivery import check_decoder
 from autotune.early_stopping import MIN_SECONDS, EarlyStopping
 from autotune.exceptions import MeasurementFailed
@@ -112,7 +112,7 @@ class _Group:
         self._watched = False
         self._telemetry = Telemetry.of_this_process(spec.limits.host_memory_gib)
         self._selector = selectors.DefaultSelector()
-        self._devices = _visible_devices()
+        self._devices = machine.visible_devices()
         self._estimate: stats.RateEstimate | None = None
         self._early = EarlyStopping(spec.incumbent, spec.measurement)
         self._stopped_early = False
@@ -324,21 +324,3 @@ def _read(descriptor: int) -> bytes | None:
         return os.read(descriptor, 65536)
     except BlockingIOError:
         return None
-
-
-def _visible_devices() -> list[str]:
-    """GPUs to deal to the ranks: those of CUDA_VISIBLE_DEVICES, else all that NVML finds."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [word.strip() for word in visible.split(",") if word.strip()]
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return []
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return []
-    count: int = nvml.nvmlDeviceGetCount()
-    nvml.nvmlShutdown()
-    return [str(i) for i in range(count)]

@@ -54,6 +54,7 @@ class CommandTarget(Target):
 
     name: ClassVar[str] = "command"
     needs_data: ClassVar[bool] = False
+    takes_ranks: ClassVar[bool] = False
     Params: ClassVar[type[BaseModel]] = OpenParams
     Settings: ClassVar[type[BaseModel]] = Settings
     folders: ClassVar[tuple[str, ...]] = ("working_dir",)
