@@ -41,6 +41,10 @@ CASES = [
     (("launch", "e.yaml", "--study-name", "a:b"), "colon"),
     (("launch", "e.yaml", "--storage", "nonsense"), "sqlite:///"),
     (("launch", "bad.yaml",), "bad.yaml:2"),
+    (("launch", "e.yaml", "--data-dir", "empty"), "holds no video"),
+    (("measure", "spdl_video", "--data-dir", "empty"), "holds no video"),
+    (("launch", "e.yaml", "--set", "target.device=nvdec"), "use device: cpu"),
+    (("measure", "spdl_video", "--data-dir", "clips", "--device", "nvdec"), "use device: cpu"),
     (("measure", "spdl_vide"), "spdl_video"),
     (("measure", "spdl_video", "--num-demux-threads", "0"), "1 to"),
     (("measure", "spdl_video", "--max-time", "soon"), "--max-time"),
@@ -53,6 +57,21 @@ CASES = [
     (("dashboard", "--host", "256.0.0.1", "--port", "0"), "256.0.0.1"),
 ]  # fmt: skip
 
+FAKE_NVML = """
+from types import SimpleNamespace
+
+class NVMLError(Exception):
+    pass
+
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlDeviceGetCount(): return 1
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlSystemGetDriverVersion(): return "0"
+def nvmlDeviceGetName(handle): return "a GPU with nothing behind it"
+def nvmlDeviceGetMemoryInfo(handle): return SimpleNamespace(total=2**30, used=0)
+"""
+
 
 @pytest.mark.parametrize(("words", "told"), CASES, ids=[" ".join(words) for words, _ in CASES])
 def test_one_clear_message(
@@ -61,16 +80,74 @@ def test_one_clear_message(
     clips = tmp_path / "clips"
     clips.mkdir()
     (clips / "a.mp4").write_bytes(b"x")
+    (tmp_path / "empty" / "class").mkdir(parents=True)
     (tmp_path / "e.yaml").write_text(
         "target: {name: spdl_video, data_dir: clips}\nbudget: {trials: 2}\n"
     )
     (tmp_path / "bad.yaml").write_text("target: {name: spdl_video}\nbudget: {trials: [}\n")
-    done = run(*words)
+    done = run(*words, CUDA_VISIBLE_DEVICES="")
     assert done.exit_code == 2, done.stderr
     assert told.casefold() in " ".join(done.stderr.split()).casefold()
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sink", "told"),
+    [
+        ("{values: [1, 2], default: 1, when: 'process_mode =='}", "sink_buffer_size.when"),
+        ("{values: [1, 2], default: 1, when: 'mode == 1'}", "'mode' is no parameter"),
+        ("{values: [], default: 1}", "sink_buffer_size.values"),
+        ("{min: 4, max: 3, default: 4}", "sink_buffer_size"),
+        ("{min: 1, max: 3, default: 4}", "sink_buffer_size.default"),
+    ],
+)
+def test_a_search_space_that_makes_no_sense(sink: str, told: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "space.yaml").write_text(
+        "target: spdl_video\n"
+        "parameters:\n"
+        "  process_mode: {values: [in_process, subprocess], default: in_process}\n"
+        f"  sink_buffer_size: {sink}\n"
+    )
+    (tmp_path / "e.yaml").write_text(
+        "target: {name: spdl_video, data_dir: clips}\nsearch_space: space.yaml\n"
+    )
+    done = run("launch", "e.yaml")
+    assert done.exit_code == 2, done.stderr
+    message = " ".join(done.stderr.split())
+    assert message.startswith("Error: ")
+    assert "space.yaml" in message
+    assert told in message
+    assert "Traceback" not in message
+    assert list(tmp_path.glob("*.db")) == []
+
+
+@pytest.mark.parametrize("words", [("launch", "e.yaml"), ("measure", "spdl_video")])
+def test_a_driver_without_nvdec_is_named(
+    words: tuple[str, ...], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotune.media.library_search import find_library
+
+    if find_library("libnvcuvid.so.1", usual_folders=True) is not None:
+        pytest.skip("this machine has libnvcuvid")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "e.yaml").write_text("target: {name: spdl_video, data_dir: clips, device: nvdec}\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libcuda.so.1").write_bytes(b"")  # as a container without video has it
+    (tmp_path / "lib" / "pynvml.py").write_text(FAKE_NVML)
+    environment = {"LD_LIBRARY_PATH": str(tmp_path / "lib"), "PYTHONPATH": f"{tmp_path}/lib:{ROOT}"}
+    options = () if words[0] == "launch" else ("--data-dir", "clips", "--device", "nvdec")
+    done = run(*words, *options, CUDA_VISIBLE_DEVICES="0", **environment)
+    assert done.exit_code == 2, done.stderr
+    message = " ".join(done.stderr.split())
+    assert "libnvcuvid" in message
+    assert "NVIDIA_DRIVER_CAPABILITIES" in message
+    assert "use device: cpu" in message
+    assert "Traceback" not in message
 
 
 def test_no_database_is_made_by_a_question(run: Run, tmp_path: Path) -> None:
