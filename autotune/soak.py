@@ -285,7 +285,8 @@ def soak(
 
 
 def _specification(spec: TrialSpec, settings: SoakSettings) -> TrialSpec:
-    """A measurement that ends by the clock alone."""
+    """A measurement that ends by the clock alone: the wall time a study allows its trials is
+    shorter than most soaks. That it goes on is still watched."""
     measurement = spec.measurement.model_copy(
         update={
             "min_seconds": settings.seconds,
@@ -296,6 +297,7 @@ def _specification(spec: TrialSpec, settings: SoakSettings) -> TrialSpec:
     return spec.in_mode("soak").model_copy(
         update={
             "measurement": measurement,
+            "limits": spec.limits.model_copy(update={"wall_seconds": None}),
             "locate_seconds": settings.interval if settings.locate else None,
         }
     )

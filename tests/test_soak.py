@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def side(folder: Path, function: str, every: int, pace: int = 20) -> Side:
+def side(
+    folder: Path, function: str, every: int, pace: int = 20, overrides: Sequence[str] = ()
+) -> Side:
     """A loader of the test's own, with a consumer that takes a batch each ``pace`` ms."""
     return read_side(
         "python",
@@ -207,6 +210,7 @@ def side(folder: Path, function: str, every: int, pace: int = 20) -> Side:
             f"target.working_dir={folder}",
             f"target.arguments={{every: {every}}}",
             f"target.consumer={{kind: paced, ms_per_step: {pace}}}",
+            *overrides,
         ],
     )
 
@@ -233,6 +237,13 @@ def test_a_short_run_writes_its_file_and_accuses_nobody(folder: Path) -> None:
     assert outcome.samples > 0
     assert outcome.memory_mib is not None
     assert len((folder / "soak.jsonl").read_text().splitlines()) - 2 >= 2
+
+
+def test_the_wall_time_that_a_study_allows_its_trials_does_not_end_a_soak(folder: Path) -> None:
+    limited = side(folder, "own", 0, overrides=["limits.wall_seconds=2"])
+    outcome = soak(limited, SoakSettings(seconds=3.0, interval=0.5))
+    assert outcome.failure is None
+    assert outcome.seconds >= 3
 
 
 def test_the_file_is_never_overwritten(folder: Path) -> None:
