@@ -33,6 +33,7 @@ def make(
         str, typer.Option("--seconds", metavar="TIME", help="Length of a clip, e.g. 10 or 2s.")
     ] = "10",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the content.")] = 0,
+    fmt: FormatOption = Format.table,
 ) -> None:
     """Make Kinetics-shaped sample clips: class folders of short H.264 files.
 
@@ -62,12 +63,27 @@ def make(
             )
     else:
         paths = make_clips(directory, count, classes, seed, each)
-    size = sum(path.stat().st_size for path in paths)
-    note(
-        f"{figures.counted(len(paths), 'clip')} of {figures.duration(each)} in "
-        f"{figures.counted(min(classes, count), 'class folder')}, {figures.size(size)}."
-    )
-    typer.echo(str(directory))
+    result = {
+        "directory": str(directory),
+        "clips": len(paths),
+        "classes": min(classes, count),
+        "seconds": each,
+        "bytes": sum(path.stat().st_size for path in paths),
+    }
+    emit_object(result, _made_lines(), fmt)
+
+
+def _made_lines() -> list[Column]:
+    return [
+        Column("folder", "directory"),
+        Column("clips", "clips", _made),
+        Column("on disk", "bytes", lambda row: figures.size(row["bytes"])),
+    ]
+
+
+def _made(row: JsonObject) -> str:
+    folders = figures.counted(row["classes"], "class folder")
+    return f"{row['clips']:,} of {figures.duration(row['seconds'])} in {folders}"
 
 
 def _is_number(text: str) -> bool:

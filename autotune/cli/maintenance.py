@@ -15,7 +15,7 @@ db = typer.Typer(help="The database's schema.", no_args_is_help=True)
 
 
 @db.command()
-def upgrade(storage: StorageOption = None) -> None:
+def upgrade(storage: StorageOption = None, fmt: FormatOption = Format.table) -> None:
     """Bring the tables of autotune to this version; Optuna's are left alone.
 
     Copy the database first.
@@ -30,10 +30,15 @@ def upgrade(storage: StorageOption = None) -> None:
     with Database.open(storage_url(storage), create=False, upgrade=True) as database:
         before, after = database.upgrade()
         shown = database.address.shown
-    if before == after:
-        typer.echo(f"{shown} has version {after} already; nothing to do.")
-    else:
-        typer.echo(f"{shown} was upgraded from version {before or 'none'} to {after}.")
+    result = {"database": shown, "before": before, "after": after}
+    lines = [Column("database", "database"), Column("version", "after", _upgraded)]
+    emit_object(result, lines, fmt)
+
+
+def _upgraded(row: JsonObject) -> str:
+    if row["before"] == row["after"]:
+        return f"{row['after']}; nothing to do"
+    return f"{row['after']}, upgraded from {row['before'] or 'none'}"
 
 
 def dashboard(

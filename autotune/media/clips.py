@@ -106,7 +106,9 @@ def make_clips(
         for recipe in missing:
             (root / recipe.path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make clips below {root}: {error.strerror}") from error
+        raise InputError(
+            f"cannot make clips below {root}: {error.strerror}; name a folder that you may write to"
+        ) from error
     done = count - len(missing)
     if progress is not None:
         progress(done, count)
@@ -114,10 +116,14 @@ def make_clips(
     if workers:
         # spawn: a fork of a process that has loaded native libraries and threads may hang.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for _ in pool.map(write_clip, [str(root)] * len(missing), missing):
-                done += 1
-                if progress is not None:
-                    progress(done, count)
+            try:
+                for _ in pool.map(write_clip, [str(root)] * len(missing), missing):
+                    done += 1
+                    if progress is not None:
+                        progress(done, count)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the others would fail as this one did
+                raise
     return [root / recipe.path for recipe in plan]
 
 
@@ -126,7 +132,23 @@ def _cores() -> int:
 
 
 def write_clip(root: str, recipe: ClipRecipe) -> None:
-    """Encode one clip, then rename it into place."""
+    """Encode one clip, then rename it into place.
+
+    Raises:
+        InputError: if it cannot be written: no permission, no room.
+    """
+    import av
+
+    try:
+        _write_clip(root, recipe)
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(
+            f"cannot make the clip {Path(root) / recipe.path}: {error.strerror or error}; name a "
+            "folder that you may write to and that has room left"
+        ) from error
+
+
+def _write_clip(root: str, recipe: ClipRecipe) -> None:
     import av
 
     target = Path(root) / recipe.path

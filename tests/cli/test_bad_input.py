@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -176,6 +177,11 @@ def test_db_upgrade_with_nothing_to_do(verified: Writer, run: Run) -> None:
     done = run("db", "upgrade")
     assert done.exit_code == 0
     assert "nothing to do" in done.stdout
+    found = json.loads(run("db", "upgrade", "-f", "json").stdout)
+    assert (
+        found["before"] == found["after"] == run("db", "upgrade", "-f", "value").stdout.split()[1]
+    )
+    assert found["database"].endswith("studies.db")
 
 
 def test_the_console_script_ends_with_the_same_status(tmp_path: Path) -> None:

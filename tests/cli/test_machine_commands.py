@@ -69,11 +69,13 @@ def test_nvdec_engines_by_name(name: str, engines: int | None) -> None:
 def test_clips_are_made_kept_and_probed(run: Run, tmp_path: Path) -> None:
     words = ("clips", "make", "clips", "--count", "2", "--classes", "2", "--seconds", "0.5s")
     done = run(*words)
-    assert (done.exit_code, done.stdout) == (0, "clips\n")
-    assert "2 clips of 0.5 s in 2 class folders" in done.stderr
+    assert done.exit_code == 0, done.stderr
+    assert "2 of 0.5 s in 2 class folders" in done.stdout
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
     assert len(before) == 2
-    assert run(*words).exit_code == 0
+    size = sum(path.stat().st_size for path in before)
+    told = {"directory": "clips", "clips": 2, "classes": 2, "seconds": 0.5, "bytes": size}
+    assert json.loads(run(*words, "-f", "json").stdout) == told
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == before
     (tmp_path / "clips" / "bad.mp4").write_bytes(b"no video")
     probed = run("clips", "probe", "clips", "-f", "json")
@@ -135,3 +137,30 @@ def test_the_dashboard_serves_the_study_on_loopback(
         _, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
     assert "Traceback" not in err
+
+
+def test_clips_cannot_be_made_where_nothing_can_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "arm_wrestling").symlink_to("/proc/self")  # root may not write there
+    done = run("clips", "make", "clips", "--count", "3", "--classes", "1", "--seconds", "0.2")
+    assert done.exit_code == 2, done.stderr
+    assert "Error: cannot make the clip clips/arm_wrestling/clip_000" in done.stderr
+    assert "name a folder that you may write to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_clips_cannot_be_made_on_a_full_disk(tmp_path: Path) -> None:
+    command = f"ulimit -f 4; exec {sys.executable} -m autotune clips make clips --count 1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --seconds 1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot make the clip" in done.stderr
+    assert "has room left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path for path in (tmp_path / "clips").rglob("*") if path.is_file()] == []
