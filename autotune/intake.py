@@ -15,6 +15,7 @@ from autotune.trial import (
     FinishedEvent,
     FirstBatchEvent,
     Measurement,
+    SampleEvent,
     Window,
     WindowEvent,
     parse_event,
@@ -40,8 +41,8 @@ class Intake:
         self._pending = bytearray()
         self._log = bytearray()
         self.began = time.monotonic()
-        self.last_event: str | None = None
-        self.last_time = self.began
+        self._heard: dict[int, tuple[float, str]] = {}
+        """When each rank was last heard of, and by which event."""
         self.ranks_ready: set[int] = set()
         self.ready_time: float | None = None
         self.measurement: Measurement | None = None
@@ -58,7 +59,25 @@ class Intake:
 
     def begin(self) -> None:
         """The worker is about to be started."""
-        self.began = self.last_time = time.monotonic()
+        self.began = time.monotonic()
+
+    @property
+    def last_time(self) -> float:
+        """When the rank that has been silent for longest was last heard of. Waiting for the others
+        at the start is no silence: before all ranks are ready, when any of them was."""
+        if self.ready_time is None:
+            return max((moment for moment, _ in self._heard.values()), default=self.began)
+        return max(self.ready_time, min(moment for moment, _ in self._heard.values()))
+
+    @property
+    def last_event(self) -> str | None:
+        """The last event; of several ranks that measure, that of the one silent for longest."""
+        if not self._heard:
+            return None
+        if self.ready_time is None or self._ranks == 1:
+            return max(self._heard.values())[1]
+        rank, (_, event) = min(self._heard.items(), key=lambda heard: heard[1])
+        return f"{event} of rank {rank}"
 
     def take_log(self, data: bytes) -> None:
         """Keep the end of what the worker printed."""
@@ -102,23 +121,32 @@ class Intake:
         self.timeline["exited"] = time.monotonic() - self.began
 
     def _take(self, event: Event) -> None:
-        self.last_event, self.last_time = event.event, time.monotonic()
-        self.timeline.setdefault(event.event, self.last_time - self.began)
+        now = time.monotonic()
+        self._hear(event, now)
+        self.timeline.setdefault(event.event, now - self.began)
         if isinstance(event, FirstBatchEvent):
             self.ranks_ready.add(event.rank)
             if len(self.ranks_ready) == self._ranks:
-                self.ready_time = self.last_time
+                self.ready_time = now
         elif isinstance(event, WindowEvent):
             self.windows.append(event.window)
         elif isinstance(event, FinishedEvent):
-            self.measurement, self.end_time = event.measurement, self.last_time
+            self.measurement, self.end_time = event.measurement, now
         elif isinstance(event, FailedEvent):
-            self.failed, self.end_time = event, self.last_time
+            self.failed, self.end_time = event, now
         if self._on_event is not None:
             try:
                 self._on_event(event)
             except Exception:  # a display must not cost a measurement
                 _log.exception("on_event failed for %s", event.event)
+
+    def _hear(self, event: Event, now: float) -> None:
+        """Note who spoke: one rank, or by its outcome the whole worker."""
+        if isinstance(event, FinishedEvent):
+            self._heard = {rank: (now, event.event) for rank in range(self._ranks)}
+            return
+        speaks = event.window if isinstance(event, WindowEvent | SampleEvent) else event
+        self._heard[speaks.rank] = (now, event.event)
 
 
 def read(descriptor: int) -> bytes | None:

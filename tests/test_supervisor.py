@@ -239,6 +239,30 @@ def test_one_rank_that_fails_ends_all() -> None:
     assert result.failure.cause == "rank 1: RuntimeError: the decoder is broken"
 
 
+def test_the_silence_of_one_rank_is_a_hang_although_the_others_speak() -> None:
+    spec = specification(
+        ranks=2,
+        settings={"fault": (20, "hang"), "fault_rank": 1},
+        measurement={"min_seconds": 30, "max_seconds": 60, "window_seconds": 0.1},
+        limits={"startup_seconds": 40, "silence_seconds": 2, "shutdown_seconds": 1},
+    )
+    result = fail(spec)
+    assert result.failure is not None
+    assert result.failure.kind == "hang"
+    assert "no event for 2 s" in result.failure.cause
+    assert "of rank 1" in result.failure.cause
+    assert result.wall_seconds < 30
+
+
+def test_a_rank_that_waits_for_another_s_first_batch_is_not_silent() -> None:
+    spec = specification(
+        ranks=2,
+        settings={"slow_rank": 1, "slow_start": 3.0},
+        limits={"startup_seconds": 40, "silence_seconds": 2, "shutdown_seconds": 10},
+    )
+    assert supervise(spec).state == "finished"
+
+
 # ------------------------------------------------------------------ the supervisor dies
 
 
