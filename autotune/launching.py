@@ -13,7 +13,13 @@ from autotune.budget import BudgetClock
 from autotune.ceilings import measure_ceilings
 from autotune.config import Experiment, Plan, difference, identity, resolve
 from autotune.constraints import broken_limits, figure_limits
-from autotune.exceptions import AutotuneError, InputError, StudyConflict, UnsupportedError
+from autotune.exceptions import (
+    AutotuneError,
+    InputError,
+    StorageError,
+    StudyConflict,
+    UnsupportedError,
+)
 from autotune.executors.base import Executor
 from autotune.ignored import ignored_warnings
 from autotune.metadata import fingerprint_difference
@@ -237,9 +243,14 @@ class _Launch:
                     break
         except AutotuneError as error:
             reason = str(error)
+            if run is not None:
+                # a database that is out need not cost what is being measured meanwhile
+                run.keep_results(wait=isinstance(error, StorageError))
             raise
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
+            if run is not None:
+                run.keep_results(wait=False)
             raise
         finally:
             if self._heartbeat is not None:

@@ -155,8 +155,9 @@ class Search:
         run.observer.measurement_started(
             spec.uuid, f"trial {proposal.number}", proposal.params, run.progress()
         )
-        job = run.executor.submit(spec)
-        self.running[spec.uuid] = _Running(proposal, job, attempts, made or run.attempts())
+        made = made or run.attempts()
+        job = run.submit(spec, proposal.number, _role(proposal), attempt=made.number)
+        self.running[spec.uuid] = _Running(proposal, job, attempts, made)
 
     def _collect(self) -> None:
         """Wait a little for a measurement to end; record and tell it."""
@@ -170,8 +171,7 @@ class Search:
 
     def _finish(self, running: _Running, result: TrialResult) -> None:
         run, proposal = self.run, running.proposal
-        role: Role = "baseline" if proposal.origin == "baseline" else "search"
-        run.record_result(result, proposal.number, role, attempt=running.made.number)
+        run.record_result(result, proposal.number, _role(proposal), attempt=running.made.number)
         failure = result.failure
         retry = (
             failure is not None
@@ -248,6 +248,10 @@ class Search:
         self.failures_in_a_row += 1
         if proposal.number == 0 and failure.kind in HOPELESS:
             self.hopeless = f"the baseline failed: {_describe(failure)}"
+
+
+def _role(proposal: Proposal) -> Role:
+    return "baseline" if proposal.origin == "baseline" else "search"
 
 
 def _describe(failure: Failure) -> str:

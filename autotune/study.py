@@ -8,6 +8,7 @@ before Optuna hears of it, so a driver killed at any point loses at most what wa
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import uuid
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autotune import plugins
 from autotune.budget import BudgetClock
 from autotune.config import Plan
-from autotune.executors.base import Executor
+from autotune.executors.base import Executor, Job
 from autotune.incumbents import Incumbents
 from autotune.observer import CEILING_PHASE, StudyObserver, StudyProgress
 from autotune.repeats import Attempts, disturbance, half_width
@@ -83,6 +84,16 @@ class StopSignal:
         return self._now.is_set()
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    """A measurement whose result is not recorded yet, and what its record will say."""
+
+    job: Job
+    number: int
+    role: Role
+    where: dict[str, Any]
+
+
 @dataclass
 class StudyRun:
     """An open study, its executor and its budget, from the first measurement to the last."""
@@ -110,6 +121,7 @@ class StudyRun:
     searching: bool = True
     verification_left: int = 0
     """Measurements that verification may still need, once the search is over."""
+    _in_flight: dict[str, _InFlight] = field(default_factory=dict)
     _saved_elapsed: float = 0.0
     _renewed: float = -math.inf
     _asked: float = -math.inf
@@ -198,7 +210,7 @@ class StudyRun:
         params = spec.params
         phase = PHASES.get(role, "search")
         self.observer.measurement_started(spec.uuid, label, params, self.progress(phase))
-        job = self.executor.submit(spec)
+        job = self.submit(spec, number, role, **where)
         while True:
             self.keep_alive()
             if self.signal.now:
@@ -223,18 +235,58 @@ class StudyRun:
             [measurement.samples_per_second], [half], *self.database.run_spread(self.record.id)
         )
 
+    def submit(self, spec: TrialSpec, number: int, role: Role, **where: Any) -> Job:
+        """Start a measurement whose result will be recorded as these arguments say.
+
+        Until it is, `keep_results` knows of it.
+        """
+        job = self.executor.submit(spec)
+        self._in_flight[spec.uuid] = _InFlight(job, number, role, where)
+        return job
+
     def record_result(self, result: TrialResult, number: int, role: Role, **where: Any) -> None:
-        """Store a result with the fingerprints of the node that measured it."""
-        node = next((n for n in self.nodes if n.node == result.node), self.nodes[0])
+        """Store a result with the fingerprints of the node that measured it.
+
+        Raises:
+            StudyConflict: if another driver took the study over. The result is stored all the
+                same, but what becomes of its trial is for the other driver to say.
+        """
         self.database.record(
-            self.record.id,
-            number,
-            role,
-            result,
-            machine=node.fingerprint.machine,
-            data=node.fingerprint.data,
-            **where,
+            self.record.id, number, role, result, **self._fingerprints(result), **where
         )
+        self._in_flight.pop(result.uuid, None)
+        self.database.renew_lease(self.record.id, self.owner)
+
+    def keep_results(self, wait: bool) -> None:
+        """Write the results in flight to the spool: the launch ends, and not as it should.
+
+        The spool and not the database, which may be what ends it; what is spooled is written there
+        by the next launch, if not by the end of this one.
+
+        Args:
+            wait: wait for measurements that have not ended, unless the user stops them; without
+                it they are dropped.
+        """
+        for flight in list(self._in_flight.values()):
+            while wait and not flight.job.done() and not self.signal.now:
+                with contextlib.suppress(TimeoutError):
+                    flight.job.result(timeout=POLL_SECONDS)
+            if not flight.job.done():
+                continue
+            result = flight.job.result()
+            self.database.spool_result(
+                self.record.id,
+                flight.number,
+                flight.role,
+                result,
+                **self._fingerprints(result),
+                **flight.where,
+            )
+            del self._in_flight[result.uuid]
+
+    def _fingerprints(self, result: TrialResult) -> dict[str, Any]:
+        node = next((n for n in self.nodes if n.node == result.node), self.nodes[0])
+        return {"machine": node.fingerprint.machine, "data": node.fingerprint.data}
 
     def keep_alive(self) -> None:
         """Renew the lease and save the time used, now and then."""
@@ -247,9 +299,14 @@ class StudyRun:
 
     def save_elapsed(self) -> None:
         """Add what this launch used since the last call to the study's total."""
-        used = self.clock.this_launch
-        self.database.add_elapsed(self.record.id, used - self._saved_elapsed)
-        self._saved_elapsed = used
+        unsaved = self.unsaved_seconds
+        self.database.add_elapsed(self.record.id, unsaved)
+        self._saved_elapsed += unsaved
+
+    @property
+    def unsaved_seconds(self) -> float:
+        """What this launch used and `save_elapsed` has not added yet."""
+        return self.clock.this_launch - self._saved_elapsed
 
     def progress(self, phase: str = "search") -> StudyProgress:
         """How far the study is."""

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -148,6 +149,33 @@ def failure_of(kind: str | None, cause: str | None, advice: str | None) -> Failu
     return Failure.model_validate({"kind": kind, "cause": cause or "", "advice": advice or ""})
 
 
+def _document(
+    study_id: int | None,
+    trial_number: int | None,
+    role: str,
+    block: int | None,
+    arm: str | None,
+    attempt: int | None,
+    machine: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What a measurement belongs to, as the spool keeps it."""
+    if role not in get_args(Role):
+        raise ValueError(f"role {role!r} is none of {', '.join(get_args(Role))}")
+    if arm is not None and arm not in get_args(Arm):
+        raise ValueError(f"arm {arm!r} is none of {', '.join(get_args(Arm))}")
+    return {
+        "study_id": study_id,
+        "trial_number": trial_number,
+        "role": role,
+        "block": block,
+        "arm": arm,
+        "attempt": attempt,
+        "machine": None if machine is None else clean_json(dict(machine)),
+        "data": None if data is None else clean_json(dict(data)),
+    }
+
+
 class Results(Store):
     """Operations on measurements."""
 
@@ -186,33 +214,16 @@ class Results(Store):
             StorageError: if neither the database nor the spool takes it, or if the database
                 refuses it for good (its study or trial does not exist); then the spool has it.
         """
-        if role not in get_args(Role):
-            raise ValueError(f"role {role!r} is none of {', '.join(get_args(Role))}")
-        if arm is not None and arm not in get_args(Arm):
-            raise ValueError(f"arm {arm!r} is none of {', '.join(get_args(Arm))}")
-        document = {
-            "study_id": study_id,
-            "trial_number": trial_number,
-            "role": role,
-            "block": block,
-            "arm": arm,
-            "attempt": attempt,
-            "machine": None if machine is None else clean_json(dict(machine)),
-            "data": None if data is None else clean_json(dict(data)),
-        }
+        document = _document(study_id, trial_number, role, block, arm, attempt, machine, data)
         doing = f"recording measurement {result.uuid}"
         try:
             self._write_raw(lambda session: self._insert(session, document, result))
         except SQLAlchemyError as error:
             told = explain(error, self.address, doing)
-            document["study_uuid"] = None if study_id is None else self._uuids.get(study_id)
-            document["result"] = clean_json(result.model_dump(mode="python"), finite=False)
             try:
-                path = self.spool.append(document)
-            except OSError as spool_error:
-                raise StorageError(
-                    f"{told}. The result could not be kept on disk either ({spool_error})"
-                ) from error
+                path = self._spool(document, result)
+            except StorageError as spool_error:
+                raise StorageError(f"{told}. {spool_error}") from error
             if isinstance(error, IntegrityError):
                 raise StorageError(f"{told}. The result is kept in {path}") from error
             _log.warning("%s. The result waits in %s", told, path)
@@ -220,6 +231,40 @@ class Results(Store):
         if self.spool.waiting:
             self.flush_spool()
         return True
+
+    def spool_result(
+        self,
+        study_id: int | None,
+        trial_number: int | None,
+        role: str,
+        result: TrialResult,
+        *,
+        block: int | None = None,
+        arm: str | None = None,
+        attempt: int | None = None,
+        machine: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep one measurement in the spool without asking the database: it is out, or the driver
+        has no time to wait for it. Arguments as for `record`.
+
+        Raises:
+            StorageError: if the spool does not take it.
+        """
+        document = _document(study_id, trial_number, role, block, arm, attempt, machine, data)
+        path = self._spool(document, result)
+        _log.warning("the result of measurement %s waits in %s", result.uuid, path)
+
+    def _spool(self, document: dict[str, Any], result: TrialResult) -> Path:
+        study_id = document["study_id"]
+        waiting = document | {
+            "study_uuid": None if study_id is None else self._uuids.get(study_id),
+            "result": clean_json(result.model_dump(mode="python"), finite=False),
+        }
+        try:
+            return self.spool.append(waiting)
+        except OSError as error:
+            raise StorageError(f"The result could not be kept on disk either ({error})") from error
 
     def flush_spool(self) -> int:
         """Write the results that wait on disk; returns how many. Those that fail go on waiting."""
