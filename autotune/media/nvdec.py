@@ -1,32 +1,71 @@
 """Packets to frames on NVIDIA's decoder; the frames never leave the GPU.
 
-Frames are chosen before anything is done with them: a packet whose frame is not wanted gets a
-timestamp behind the window, and SPDL neither maps nor copies what lies outside. What does come is
-counted. There is no fallback to the CPU: where NVDEC cannot take a clip, that clip fails.
+Packets that no wanted frame needs are left out beforehand (`pruning`). SPDL maps and copies only
+frames whose timestamp lies in the window that the packets were demuxed with; so the others are
+moved far before it and far behind it. Timestamps rise in display order all the same: NVIDIA's
+parser takes ones that do not for decoding timestamps and exchanges them among the frames, for as
+long as it lives, and SPDL keeps a parser per thread. What came is counted, and the wanted frames
+are taken from it on the GPU. There is no fallback to the CPU: where NVDEC cannot take a clip, that
+clip fails.
 
 SPDL's decoder is cached per thread and expensive to make: call this from a few lasting threads.
-Not yet run on a GPU here: what can be tested without one is in `nv12` and `retime_filter`.
+
+Not yet run on a GPU here: what can be tested without one is `nv12`, `take_frames` on frames that
+FFmpeg decoded, and `is_of_the_clip`. Least certain, in this order:
+
+1. That a frame keeps its packet's timestamp, whatever its size: so NVIDIA's open parser
+   (VulkanVideoDecoder::display_picture), and nvcuvid is not open. A count that is right does not
+   prove it; `gpu_check`'s PSNR does.
+2. That each packet of a window gives one frame. Pictures in front of an open group's keyframe,
+   fields in packets of their own and hidden frames (VP8) do not: then every frame of the window
+   is decoded and the rule is applied to those that came, as on the CPU.
+3. That a stream without its non-reference frames decodes to the same frames (ITU-T H.264 says so,
+   FFmpeg does so).
+4. Which of CUDA's error codes a damaged or unsuitable clip gives (`_CODES_OF_A_CLIP`): another
+   code fails the measurement, and not the clip.
+5. Memory: SPDL takes a buffer for as many frames as there are packets, in their own size.
+6. That a decoder which SPDL reconfigures for a clip of another size crops and scales as a new one.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from autotune.exceptions import DataError, InputError, UnsupportedError
 from autotune.media import nv12, nvidia_libraries
-from autotune.media.decode import DecodedClip, decoded_up_to
+from autotune.media.decode import SCALE_ALGORITHMS, DecodedClip, decoded_up_to
 from autotune.media.demux import AFTER_ALL
 from autotune.media.h264 import VideoSignal
 from autotune.media.packets import ClipPackets, one_line
-from autotune.media.windows import sample_indices, unique_count
+from autotune.media.pruning import prune
+from autotune.media.windows import sample_indices
 
 ANNEX_B = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 """Codecs whose packets NVDEC takes in another form than MP4 keeps them in."""
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg1video", "mpeg2video", "vc1", "mjpeg")
 """What SPDL 0.8 feeds to NVDEC. (MPEG-4 part 2 and AV1 it refuses from inside a C callback.)"""
+
+_STEPS_OF_A_CLIP = (
+    "Failed to parse video data",
+    "Failed to decode picture",
+    "Failed to create decoder",
+    "Failed to reconfigure decoder",
+)
+"""What SPDL says it was doing where a clip, and not the device, may be to blame."""
+
+_CODES_OF_A_CLIP = (
+    "CUDA_ERROR_INVALID_VALUE",
+    "CUDA_ERROR_INVALID_IMAGE",
+    "CUDA_ERROR_NOT_SUPPORTED",
+    "CUDA_ERROR_UNKNOWN",
+)
+"""What the driver answers to damaged data, or to a format that its engines do not take."""
+
+_CUDA_CODE = re.compile(r"\bCUDA_ERROR_[A-Z0-9_]+|\bcudaError[A-Z]\w*|\bCUDA error\b")
 
 _local = threading.local()
 
@@ -57,15 +96,94 @@ def check_clip(clip: ClipPackets) -> VideoSignal:
     return signal
 
 
-def retime_filter(clip: ClipPackets, chosen: Sequence[int]) -> str:
-    """The bitstream filters that put every frame but the chosen ones behind the window.
+def packet_filters(clip: ClipPackets) -> str:
+    """The bitstream filters in front of NVDEC: timestamps as SPDL's window needs them, Annex B.
 
-    One tick is added to the others, since SPDL's window starts a tick late (`demux._read_window`).
+    Frames of ``clip``'s window get one tick more, since SPDL's window starts a tick late (see
+    `demux._read_window`); those before and behind it are moved out of any window that SPDL was
+    given. The order of timestamps stays.
     """
-    behind = int(2 * AFTER_ALL / clip.time_base)
-    wanted = "+".join(f"eq(PTS,{pts})" for pts in chosen)
-    retime = f"setts=pts='if({wanted},PTS+1,PTS+{behind})'"
+    far = int(2 * AFTER_ALL / clip.time_base)
+    inside_or_behind = f"if(lt(PTS,{clip.hi}),PTS+1,PTS+{far})"
+    retime = f"setts=pts='if(lt(PTS,{clip.lo}),PTS-{far},{inside_or_behind})'"
     return ",".join([retime, *filter(None, [ANNEX_B.get(clip.codec)])])
+
+
+class TakenFrames(NamedTuple):
+    """What a decoder gave for a window, and which of it is delivered.
+
+    ``frames[positions]`` are the sample's frames: all that came, in display order, and ascending
+    indices into them, with repeats where the window holds too few. ``decoded`` counts as
+    `DecodedClip.decoded_frames` does; ``exact`` is `DecodedClip.exact`.
+    """
+
+    frames: Any
+    positions: list[int]
+    decoded: int
+    exact: bool
+
+
+def take_frames(
+    clip: ClipPackets, num_frames: int, decode: Callable[[Any], Any | None]
+) -> TakenFrames:
+    """Decode ``clip``'s window and find the ``num_frames`` frames of `windows.sample_indices`.
+
+    Args:
+        clip: from ``demux_window(..., for_nvdec=True)``; it stays usable.
+        num_frames: frames of the sample.
+        decode: ``spdl.io.VideoPackets`` -> their frames in SPDL's window, in display order; None
+            if there is none. It does not say the frames' timestamps.
+
+    Raises:
+        DataError: no frame of the window came, or it cannot be told which ones did.
+    """
+    import spdl.io
+
+    indices = sample_indices(len(clip.window_pts), num_frames)
+    chosen = sorted({clip.window_pts[index] for index in indices})
+    packets, pts = prune(clip, chosen)
+    found = decode(spdl.io.apply_bsf(packets, packet_filters(clip)))
+    # Without seeking, SPDL was given no window, and every frame comes.
+    coming = sorted(t for t in pts if clip.how == "whole" or clip.lo <= t < clip.hi)
+    if found is not None and len(found) == len(coming):
+        place = {t: position for position, t in enumerate(coming)}
+        positions = [place[clip.window_pts[index]] for index in indices]
+        return TakenFrames(found, positions, decoded_up_to(pts, chosen), exact=True)
+    if len(pts) < clip.num_packets:
+        found = decode(spdl.io.apply_bsf(clip.packets.clone(), packet_filters(clip)))
+    if found is None:
+        raise DataError(
+            clip.name,
+            f"NVDEC: none of the {len(clip.window_pts)} frames that its timestamps promise for "
+            "the window could be decoded",
+        )
+    if clip.how == "whole":
+        raise DataError(
+            clip.name,
+            f"NVDEC: {clip.num_packets} packets gave {len(found)} frames, and in a container "
+            "that cannot seek SPDL does not tell which of them lie in the window",
+        )
+    positions = sample_indices(len(found), num_frames)
+    return TakenFrames(found, positions, clip.num_packets, exact=False)
+
+
+def is_of_the_clip(error: Exception) -> bool:
+    """Whether SPDL's error says that one clip cannot be decoded.
+
+    Else it is the device's or the configuration's (no memory, a lost device, an error after which
+    CUDA answers nothing else), or ours: then no clip must be blamed for it.
+    """
+    if not isinstance(error, RuntimeError | ValueError | AssertionError):
+        return False
+    if type(error).__module__.partition(".")[0] == "torch":  # from torch's allocator, in SPDL
+        return False
+    text = str(error)
+    codes = _CUDA_CODE.findall(text)
+    if not codes:
+        return True
+    return all(code in _CODES_OF_A_CLIP for code in codes) and any(
+        step in text for step in _STEPS_OF_A_CLIP
+    )
 
 
 def decode_nvdec(
@@ -91,64 +209,74 @@ def decode_nvdec(
     Raises:
         DataError: NVDEC cannot decode this clip, or it holds no frame of the window.
         UnsupportedError: this machine or process has no NVDEC; with the remedy.
-        InputError: a size that is not positive.
+        InputError: an algorithm or a size that there is not.
+        RuntimeError: CUDA's own errors (no memory, a lost device), as SPDL or torch raised them.
     """
+    if scale_algorithm not in SCALE_ALGORITHMS:
+        raise InputError(
+            f"scale_algorithm {scale_algorithm!r}: accepted are {', '.join(SCALE_ALGORITHMS)}"
+        )
     if min(num_frames, width, height) < 1:
         raise InputError(f"{num_frames} frames of {width}x{height}: all must be positive")
     signal = check_clip(clip)
-    indices = sample_indices(len(clip.window_pts), num_frames)
-    chosen = [clip.window_pts[i] for i in sorted(set(indices))]
     stream = _thread_stream(device_index)
     import torch
 
-    try:
-        with torch.cuda.stream(stream):
-            found = _decode(clip, chosen, device_index, stream)
-            if len(found) == len(chosen):
-                place = {index: i for i, index in enumerate(sorted(set(indices)))}
-                positions = [place[index] for index in indices]
-                unique, decoded, exact = len(chosen), decoded_up_to(clip.packet_pts, chosen), True
-            else:
-                found = _decode(clip, clip.window_pts, device_index, stream)
-                positions = sample_indices(len(found), num_frames)
-                unique, decoded, exact = unique_count(positions), clip.num_packets, False
-                found = found.index_select(0, _to_device(sorted(set(positions)), found.device))
-                place = {index: i for i, index in enumerate(sorted(set(positions)))}
-                positions = [place[index] for index in positions]
-            frames = nv12.to_rgb(
-                found, width=width, height=height, scale_algorithm=scale_algorithm, signal=signal
-            )
-            if positions != list(range(len(frames))):
-                frames = frames.index_select(0, _to_device(positions, frames.device))
-        # The consumer works on the default stream: its memory must not be reused under it.
-        frames.record_stream(torch.cuda.default_stream(device_index))
-        stream.synchronize()
-    except (DataError, UnsupportedError, torch.cuda.OutOfMemoryError):
-        raise  # out of memory is the configuration's failure, not this clip's
-    except Exception as error:  # SPDL raises RuntimeError, torch its own
-        raise DataError(clip.name, f"NVDEC: {one_line(error)}") from error
-    return DecodedClip(frames, unique_frames=unique, decoded_frames=decoded, exact=exact)
+    with torch.cuda.stream(stream):
+        try:
+            taken = take_frames(clip, num_frames, _decoder(clip, device_index, stream))
+        except Exception as error:
+            if not is_of_the_clip(error):
+                raise
+            raise DataError(clip.name, f"NVDEC: {one_line(error)}") from error
+        unique = sorted(set(taken.positions))
+        frames = nv12.to_rgb(
+            _select(taken.frames, unique),
+            width=width,
+            height=height,
+            scale_algorithm=scale_algorithm,
+            signal=signal,
+        )
+        place = {position: i for i, position in enumerate(unique)}
+        frames = _select(frames, [place[position] for position in taken.positions])
+    # The consumer works on the default stream: its memory must not be reused under it.
+    frames.record_stream(torch.cuda.default_stream(device_index))
+    stream.synchronize()
+    return DecodedClip(
+        frames, unique_frames=len(unique), decoded_frames=taken.decoded, exact=taken.exact
+    )
 
 
-def _decode(clip: ClipPackets, chosen: Sequence[int], device_index: int, stream: Any) -> Any:
-    """The chosen frames as NV12 tensor [N, H * 3 / 2, W] on the device, in presentation order."""
+def _decoder(clip: ClipPackets, device_index: int, stream: Any) -> Callable[[Any], Any | None]:
+    """This thread's NVDEC for `take_frames`: packets to NV12 [N, H * 3 / 2, W] on the device."""
     import spdl.io
 
-    packets = spdl.io.apply_bsf(clip.packets.clone(), retime_filter(clip, chosen))
-    decoder = spdl.io.nvdec_decoder(
-        _device_config(device_index, stream),
-        packets.codec,
-        # Its own size, said aloud: SPDL sizes its buffer by the container's, NVDEC by the stream's.
-        scale_width=clip.width,
-        scale_height=clip.height,
-    )
-    return spdl.io.to_torch(decoder.decode_packets(packets))
+    def decode(packets: Any) -> Any | None:
+        decoder = spdl.io.nvdec_decoder(
+            _device_config(device_index, stream),
+            packets.codec,
+            # Its own size, said aloud: SPDL sizes its buffer by the container's, NVDEC by the
+            # stream's.
+            scale_width=clip.width,
+            scale_height=clip.height,
+        )
+        try:
+            return spdl.io.to_torch(decoder.decode_packets(packets))
+        except AssertionError as error:  # SPDL's InternalError
+            if "No frames were decoded" in str(error):
+                return None
+            raise
+
+    return decode
 
 
-def _to_device(positions: Sequence[int], device: Any) -> Any:
+def _select(frames: Any, positions: list[int]) -> Any:
+    """``frames[positions]``, without a copy where those are all of them in their order."""
     import torch
 
-    return torch.tensor(positions, device=device)
+    if positions == list(range(len(frames))):
+        return frames
+    return frames.index_select(0, torch.tensor(positions, device=frames.device))
 
 
 def _thread_stream(device_index: int) -> Any:

@@ -6,12 +6,11 @@ import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from autotune.media.decode import DecodedClip, decode_cpu
+from autotune.media.decode import DecodedClip, decode_cpu, frame_pts
 from autotune.media.demux import ClipPackets, demux_window
 from autotune.media.reference import decode_reference, reference_frames, stretched
 from autotune.media.windows import sample_indices
@@ -174,17 +173,101 @@ def nv12_psnr(path: str, algorithm: str) -> float:
     return float((10 * torch.log10(255**2 / error)).min())
 
 
-def retimed(path: str, keep: int) -> tuple[list[float], list[float], Fraction]:
-    """Timestamps, in seconds, of the packets as NVDEC gets them, with the first frames chosen."""
+def for_nvdec(path: str, window: Window) -> tuple[list[int], list[int], list[int]]:
+    """pts of a window's packets as NVDEC gets them, in display order; those of them that are in
+    SPDL's window; and the pts that were promised for the window. All in ticks."""
     import spdl.io
 
-    from autotune.media.nvdec import retime_filter
+    from autotune.media.nvdec import packet_filters
 
-    clip = demux_window(_read(path), path, 0.0, 0.5, for_nvdec=True)
-    packets = spdl.io.apply_bsf(clip.packets.clone(), retime_filter(clip, clip.window_pts[:keep]))
-    stamps = packets.get_timestamps(raw=True)
-    end = packets.timestamp[1]
-    return [t for t in stamps if t < end], [t for t in stamps if t >= end], clip.time_base
+    clip = demux_window(_read(path), path, *window, for_nvdec=True)
+    packets = spdl.io.apply_bsf(clip.packets.clone(), packet_filters(clip))
+
+    def ticks(stamps: list[float]) -> list[int]:
+        return [round(t / clip.time_base) for t in stamps]
+
+    fed = ticks(packets.get_timestamps(raw=True))
+    display = sorted(range(len(fed)), key=lambda i: clip.packet_pts[i])
+    return [fed[i] for i in display], ticks(packets.get_timestamps()), list(clip.window_pts)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A window of `take_frames` with FFmpeg in NVDEC's place, which drops as SPDL's NVDEC does."""
+
+    pts: list[int]
+    """Of the delivered frames, as they came out of the decoder."""
+    promised: list[int]
+    """What it should be, by the clip's timestamps."""
+    worst_db: float
+    """Least PSNR of a delivered frame to the reference."""
+    came: int
+    decoded: int
+    exact: bool
+    passes: list[int]
+    """Packets of each pass."""
+
+
+def taken(path: str, window: Window, num_frames: int, *, lost: int = 0, seek: bool = True) -> Taken:
+    """``lost`` frames come less than were fed; without ``seek`` as if the container could not."""
+    import spdl.io
+    import torch
+
+    from autotune.media import nv12
+    from autotune.media.nvdec import check_clip, take_frames
+
+    data = _read(path)
+    clip = demux_window(data, path, *window, for_nvdec=True)
+    if not seek:
+        clip = _not_sought(clip, data)
+    passes: list[int] = []
+    stamps: list[int] = []
+
+    def decode(packets: Any) -> Any | None:
+        passes.append(len(packets.get_timestamps(raw=True)))
+        frames = _nv12(clip, packets)
+        stamps[:] = frame_pts(frames)[lost:]
+        if not stamps:
+            return None
+        return spdl.io.to_torch(spdl.io.convert_frames(frames)).flatten(1, -2)[lost:]
+
+    found = take_frames(clip, num_frames, decode)
+    size = {"width": 112, "height": 112, "scale_algorithm": "bicubic"}
+    ours: Any = nv12.to_rgb(found.frames[found.positions], signal=check_clip(clip), **size)
+    reference = decode_reference(data, path, *window, num_frames=num_frames, **size)
+    error = ours.permute(0, 2, 3, 1).double() - torch.from_numpy(reference.frames).double()
+    worst = error.pow(2).mean(dim=(1, 2, 3)).max()
+    return Taken(
+        pts=[stamps[position] for position in found.positions],
+        promised=[clip.window_pts[i] for i in sample_indices(len(clip.window_pts), num_frames)],
+        worst_db=float(10 * torch.log10(255**2 / worst)),
+        came=len(found.frames),
+        decoded=found.decoded,
+        exact=found.exact,
+        passes=passes,
+    )
+
+
+def _not_sought(clip: ClipPackets, data: bytes) -> ClipPackets:
+    """The window's packets as they are where SPDL cannot seek: all of the clip, and no window."""
+    import spdl.io
+
+    packets = spdl.io.Demuxer(data).demux_video()
+    pts = tuple(round(t / clip.time_base) for t in packets.get_timestamps(raw=True))
+    assert packets.timestamp is None
+    return replace(clip, packets=packets, packet_pts=pts, how="whole")
+
+
+def _nv12(clip: ClipPackets, packets: Any) -> Any:
+    """NV12 frames of SPDL's window, in display order, by FFmpeg."""
+    from spdl.io.lib import _libspdl
+
+    base = clip.time_base
+    return _libspdl.decode_packets(
+        packets,
+        filter_desc=f"buffer=video_size={clip.width}x{clip.height}:pix_fmt=yuv420p:"
+        f"time_base={base.numerator}/{base.denominator}:pixel_aspect=1/1,format=nv12,buffersink",
+    )
 
 
 def nvdec_refusal(path: str) -> str:

@@ -17,7 +17,7 @@ from autotune.exceptions import DataError
 from autotune.media import nv12
 from autotune.media.h264 import VideoSignal, parse_sps, signal_from_movie
 from autotune.media.iso_media import movie_box
-from autotune.media.nvdec import check_clip
+from autotune.media.nvdec import check_clip, is_of_the_clip
 from autotune.media.packets import ClipPackets
 from autotune.media.resampling import axis_matrix
 
@@ -36,13 +36,106 @@ def test_scaling_nv12_is_close_to_the_reference(
     assert in_worker(media_remote.nv12_psnr, str(clips_dir / clip), algorithm) > 38
 
 
-@pytest.mark.parametrize("keep", [1, 5, 14])
-def test_frames_that_are_not_wanted_are_put_behind_the_window(
-    keep: int, clips_dir: Path, in_worker: Call
+SPACE = "real/space/nasa_13013.mp4"
+
+
+@pytest.mark.parametrize(
+    ("clip", "window"),
+    [(ARM, (0.0, 0.5)), (SPACE, (0.0, 2.0)), (SPACE, (1.3, 0.5)), ("odd/hevc.mp4", (0.0, 0.5)),
+     ("odd/non_zero_start.mp4", (0.0, 0.5)), ("odd/discard_first_keyframe.mp4", (0.2, 0.5))],
+)  # fmt: skip
+def test_nvdec_gets_timestamps_that_rise_in_display_order(
+    clip: str, window: tuple[float, float], clips_dir: Path, in_worker: Call
 ) -> None:
-    inside, behind, base = in_worker(media_remote.retimed, str(clips_dir / ARM), keep)
-    assert sorted(round(t / base) for t in inside) == [512 * i + 1 for i in range(keep)]
-    assert len(behind) == 14 - keep
+    # Else NVIDIA's parser takes them for decoding timestamps and exchanges them among the frames.
+    fed, inside, promised = in_worker(media_remote.for_nvdec, str(clips_dir / clip), window)
+    assert fed == sorted(set(fed))
+    assert inside == [pts + 1 for pts in promised]
+    assert set(inside) < set(fed) or len(fed) == len(promised)
+
+
+@pytest.mark.parametrize(
+    ("clip", "window", "num_frames"),
+    [(ARM, (0.0, 0.5), 16), (SPACE, (0.0, 2.0), 16), (SPACE, (1.3, 0.5), 8),
+     ("odd/non_zero_start.mp4", (0.0, 0.5), 4)],
+)  # fmt: skip
+def test_of_the_frames_that_come_the_wanted_ones_are_taken(
+    clip: str, window: tuple[float, float], num_frames: int, clips_dir: Path, in_worker: Call
+) -> None:
+    found = in_worker(media_remote.taken, str(clips_dir / clip), window, num_frames)
+    assert found.exact
+    assert found.pts == found.promised
+    assert found.worst_db > 38
+    assert len(found.passes) == 1
+    assert found.decoded <= found.passes[0]
+
+
+def test_frames_that_no_wanted_frame_needs_are_not_decoded(
+    clips_dir: Path, in_worker: Call
+) -> None:
+    found = in_worker(media_remote.taken, str(clips_dir / ARM), (0.0, 2.0), 8)
+    assert found.passes[0] < 0.7 * 56
+    assert (found.exact, found.decoded) == (True, found.passes[0])
+    assert found.pts == found.promised
+
+
+def test_without_seeking_the_window_is_found_among_all_frames(
+    clips_dir: Path, in_worker: Call
+) -> None:
+    path = str(clips_dir / SPACE)
+    found = in_worker(media_remote.taken, path, (1.3, 0.5), 8, seek=False)
+    assert found.came == found.passes[0] > 100
+    assert found.exact
+    assert found.pts == found.promised
+    with pytest.raises(DataError, match="cannot seek"):
+        in_worker(media_remote.taken, path, (1.3, 0.5), 8, seek=False, lost=1)
+
+
+def test_fewer_frames_than_packets_and_the_rule_is_applied_to_those_that_came(
+    clips_dir: Path, in_worker: Call
+) -> None:
+    path = str(clips_dir / ARM)
+    found = in_worker(media_remote.taken, path, (0.0, 2.0), 8, lost=1)
+    assert not found.exact
+    assert found.passes[0] < found.passes[1] == 56, "once more, with all packets"
+    assert (found.came, found.decoded) == (55, 56)
+    with pytest.raises(DataError, match="none of the 56 frames"):
+        in_worker(media_remote.taken, path, (0.0, 2.0), 8, lost=1000)
+
+
+def _torch_error() -> Exception:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's: raised by its allocator, which SPDL calls."""
+
+    OutOfMemoryError.__module__ = "torch"
+    return OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("error", "of_the_clip"),
+    [
+        (RuntimeError("Failed to parse video data. (CUDA_ERROR_UNKNOWN: unknown error)"), True),
+        (RuntimeError("Failed to decode picture. (CUDA_ERROR_INVALID_VALUE: invalid)"), True),
+        (RuntimeError("Failed to create decoder. (CUDA_ERROR_NOT_SUPPORTED: no)"), True),
+        (RuntimeError("Codec not supported on this GPU. Codec: AV1, Bit Depth: 8"), True),
+        (RuntimeError("Failed to fetch packet from bit stream filter."), True),
+        (AssertionError("[INTERNAL ASSERTION FAILED] Decoder not initialized."), True),
+        (RuntimeError("Failed to create decoder. (CUDA_ERROR_OUT_OF_MEMORY: out)"), False),
+        (RuntimeError("Failed to decode picture. (CUDA_ERROR_ILLEGAL_ADDRESS: an)"), False),
+        (RuntimeError("Failed to map video frame. (CUDA_ERROR_INVALID_VALUE: invalid)"), False),
+        (RuntimeError("Failed to copy a frame. (CUDA_ERROR_UNKNOWN: unknown error)"), False),
+        (RuntimeError("Failed to allocate CUDA memory (cudaErrorMemoryAllocation: out)"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("Failed to synchronize stream. (CUDA_ERROR_LAUNCH_FAILED: x)"), False),
+        (_torch_error(), False),
+        (MemoryError(), False),
+        (TypeError("decode_packets(): incompatible function arguments"), False),
+    ],
+)
+def test_a_clip_is_not_blamed_for_what_the_device_lacks(
+    error: Exception, of_the_clip: bool
+) -> None:
+    assert is_of_the_clip(error) is of_the_clip
 
 
 @pytest.mark.parametrize(
