@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
-from autotune.samplers.factory import make_sampler
+from autotune.samplers.factory import make_sampler, one_thread
 from autotune.search_space import Parameter, SearchSpace
 from autotune.trial import Params, Scalar
 
@@ -122,8 +122,9 @@ class Proposer:
         if self._kind == "grid":
             return None
         for _ in range(MAX_REJECTIONS_GP if self._kind == "gp" else MAX_REJECTIONS):
-            copy = self._copy.ask()
-            params = self._suggest(copy)
+            with one_thread(self._kind):
+                copy = self._copy.ask()
+                params = self._suggest(copy)
             key = self._space.canonical(params)
             number, value = self._measured.get(key, (None, None))
             if number is not None and value is not None:
@@ -239,12 +240,26 @@ class Proposer:
         return self._hand_out(copy, params, origin)
 
     def _hand_out(self, copy: optuna.Trial, params: Params, origin: Origin) -> Proposal:
-        """Make a trial of the study in the database of it."""
-        self._study.enqueue_trial(self._searched(params), user_attrs={ORIGIN: origin})
-        trial = self._study.ask()
-        # Suggesting registers the values. What is measured is `params`: a baseline may hold
-        # values of workload parameters that the study pins elsewhere.
-        self._suggest(trial)
+        """Make a trial of the study in the database of it.
+
+        In one transaction, where asking and suggesting would take two for each parameter: the
+        machine waits meanwhile.
+        """
+        import optuna
+        from optuna.trial import TrialState
+
+        # What is measured is `params`: a baseline may hold values of workload parameters that
+        # the study pins elsewhere.
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=copy.params,
+            distributions=copy.distributions,
+            user_attrs={ORIGIN: origin},
+        )
+        storage = self._study._storage  # `Study.add_trial` does not tell the trial's number
+        trial = optuna.Trial(
+            self._study, storage.create_new_trial(self._study._study_id, template_trial=template)
+        )
         self._asked.add(self._space.canonical(params))
         return Proposal(trial.number, params, origin, trial, copy)
 

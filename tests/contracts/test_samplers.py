@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import optuna
 import pytest
@@ -77,6 +78,40 @@ def test_the_baseline_is_trial_0_and_every_proposal_is_valid_and_new(kind: str) 
     for proposal in done:
         assert SPACE.violations(proposal.params, NAMES) == []
         assert set(proposal.params) == set(SPACE.parameters)
+
+
+def test_a_gaussian_process_computes_in_one_thread_and_leaves_torch_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    threads, sample = [], optuna.samplers.GPSampler.sample_relative
+
+    def noted(*args: Any) -> dict[str, Any]:
+        threads.append(torch.get_num_threads())
+        return sample(*args)
+
+    monkeypatch.setattr(optuna.samplers.GPSampler, "sample_relative", noted)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(make("gp"), 12)
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_a_trial_of_the_study_holds_what_was_proposed_and_runs() -> None:
+    proposer = make("random")
+    proposal = proposer.next()
+    assert proposal is not None
+    (stored,) = proposer._study.get_trials()
+    assert stored.state.name == "RUNNING"
+    assert stored.user_attrs == {"autotune:origin": "baseline"}
+    assert stored.params == {k: v for k, v in proposal.params.items() if k in stored.params}
+    assert {"num_demux_threads", "num_decode_threads", "process_mode"} <= set(stored.params)
+    assert stored.datetime_start is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
