@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ from autotune.exceptions import AutotuneError, InputError, UnsupportedError
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 EXAMPLES = """
 \b
@@ -40,13 +43,20 @@ class Commands(TyperGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with the status of an `AutotuneError`, or 130 for an interrupt.
+            typer.Exit: with the status of an `AutotuneError`, 2 for a full disk, or 130 for an
+                interrupt.
         """
         try:
             return super().invoke(ctx)
         except AutotuneError as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(exit_status(error)) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            where = error.filename or "where the output goes"
+            typer.echo(f"Error: {where}: {error.strerror}; make room there", err=True)
+            raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)
             raise typer.Exit(INTERRUPTED) from None

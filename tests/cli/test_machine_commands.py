@@ -164,3 +164,18 @@ def test_clips_cannot_be_made_on_a_full_disk(tmp_path: Path) -> None:
     assert "has room left" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path for path in (tmp_path / "clips").rglob("*") if path.is_file()] == []
+
+
+def test_a_result_for_which_there_is_no_room_is_no_traceback(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "autotune", "version", "-f", "json"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "Error: where the output goes: No space left on device; make room there\n"
