@@ -79,20 +79,52 @@ def to_rgb(nv12: Any, *, width: int, height: int, scale_algorithm: str, signal: 
     return rgb.round_().clamp_(0, 255).to(torch.uint8)
 
 
-@lru_cache(maxsize=256)
 def _matrix(
     source: int, destination: int, algorithm: str, offset: float, horizontal: bool, device: Any
 ) -> Any:
     """`resampling.axis_matrix` as float32 tensor [destination, source] on ``device``."""
+    return _read_here(_matrix_on(source, destination, algorithm, offset, horizontal, device))
+
+
+def _weights(signal: VideoSignal, device: Any) -> tuple[Any, Any]:
+    """The matrix [3, 3] to RGB and what is taken from Y, Cb and Cr before [1, 3, 1, 1]."""
+    matrix, before = _weights_on(signal, device)
+    return _read_here(matrix), _read_here(before)
+
+
+def _read_here(shared: Any) -> Any:
+    """Tell torch's allocator that the current stream reads a tensor which threads share.
+
+    Each thread has a stream of its own. Without this, the memory of a matrix that the cache lets
+    go is used again as soon as the stream that made it allows, while another still reads it.
+    """
+    if shared.is_cuda:
+        import torch
+
+        shared.record_stream(torch.cuda.current_stream(shared.device))
+    return shared
+
+
+@lru_cache(maxsize=256)
+def _matrix_on(
+    source: int, destination: int, algorithm: str, offset: float, horizontal: bool, device: Any
+) -> Any:
+    return _matrix_on_cpu(source, destination, algorithm, offset, horizontal).to(device)
+
+
+@lru_cache(maxsize=1024)
+def _matrix_on_cpu(
+    source: int, destination: int, algorithm: str, offset: float, horizontal: bool
+) -> Any:
+    """Kept for longer than the device's copy: its making takes milliseconds, under the GIL."""
     import torch
 
     rows = axis_matrix(source, destination, algorithm, offset, horizontal)
-    return torch.tensor(rows, dtype=torch.float32, device=device)
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 @lru_cache(maxsize=64)
-def _weights(signal: VideoSignal, device: Any) -> tuple[Any, Any]:
-    """The matrix [3, 3] to RGB and what is taken from Y, Cb and Cr before [1, 3, 1, 1]."""
+def _weights_on(signal: VideoSignal, device: Any) -> tuple[Any, Any]:
     import torch
 
     matrix, offset = conversion(signal)

@@ -6,7 +6,6 @@ One axis is scaled by one matrix [destination, source]: a picture by two product
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import ceil, floor, pi, sin
 
 Kernel = Callable[[float, float], float]
@@ -52,11 +51,12 @@ _KERNELS: dict[str, tuple[Kernel, float]] = {
 """Scale algorithm -> kernel and its radius in destination samples."""
 
 
-@lru_cache(maxsize=512)
 def axis_matrix(
     source: int, destination: int, algorithm: str, offset: float = 0.0, horizontal: bool = False
 ) -> Matrix:
     """Weights of ``source`` samples in each of ``destination`` samples; each row sums to 1.
+
+    Takes milliseconds, and a megabyte as Python's numbers: keep what is made of it.
 
     Args:
         algorithm: a scale algorithm's name.

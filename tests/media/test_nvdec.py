@@ -235,6 +235,45 @@ def test_white_black_and_grey_survive_the_conversion() -> None:
             assert (rgb.int() - expected).abs().max() <= 1
 
 
+def _black(width: int) -> Any:
+    import torch
+
+    return nv12.to_rgb(
+        torch.full((1, 12, width), 16, dtype=torch.uint8), width=4, height=4,
+        scale_algorithm="bicubic", signal=VideoSignal(),
+    )  # fmt: skip
+
+
+def test_a_matrix_is_made_once_however_many_sizes_are_on_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torch")
+    _black(8)
+    nv12._matrix_on.cache_clear()  # as if as many others had come
+    monkeypatch.setattr(nv12, "axis_matrix", None)
+    _black(8)
+
+
+def test_a_matrix_that_threads_share_is_kept_until_every_stream_has_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    readers: list[str] = []
+
+    class OnTheGpu:
+        is_cuda, device = True, "cuda:0"
+
+        def record_stream(self, stream: str) -> None:
+            readers.append(stream)
+
+    shared = OnTheGpu()
+    monkeypatch.setattr(nv12, "_matrix_on", lambda *key: shared)
+    for stream in ("first", "second"):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device, now=stream: now)
+        assert nv12._matrix(8, 4, "bicubic", 0.0, False, "cuda:0") is shared
+    assert readers == ["first", "second"]
+
+
 @pytest.mark.parametrize("algorithm", ["fast_bilinear", "bilinear", "bicubic", "area", "lanczos"])
 @pytest.mark.parametrize(("source", "destination"), [(340, 112), (112, 340), (64, 64), (3, 2)])
 def test_every_row_of_a_scaling_matrix_sums_to_one(
