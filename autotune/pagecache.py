@@ -12,11 +12,11 @@ import math
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
-from typing import Literal
+from itertools import chain, islice
+from typing import Literal, TypeVar
 
 from autotune import machine
 from autotune.exceptions import InputError, MeasurementFailed
@@ -24,6 +24,8 @@ from autotune.manifest import Manifest
 from autotune.trial import Failure, TrialSpec
 
 PageCache = Literal["warm", "cold"]
+
+T = TypeVar("T")
 
 MAX_SHARE_OF_MEMORY = 0.5
 """More of the available memory is not filled with clips: they would push one another out."""
@@ -42,13 +44,17 @@ WARM_LIMIT = 0.98
 """A smaller share of the pages in memory after reading: the files are not warm."""
 
 CHECKED_FILES = 1000
-"""Files looked at before a warm measurement: those it reads first, and as many spread over the
-others. Only where one of them is not in memory are all of them looked at."""
+"""Files looked at before a measurement: those it reads first, and as many spread over the others.
+Only where one of them is not as it should be are all of them looked at."""
 
 WARM_SECONDS = 60.0
 """Reading back what was evicted may take so long before a measurement."""
 
 _READERS = 8
+_GROUP = 16
+"""Files that a thread looks at in a row: a task a file would cost more than looking."""
+_TASKS = 1024
+"""Tasks that wait for a thread at most: a data set may have 240,000 files."""
 _CHUNK_BYTES = 2**20
 _GIB = float(2**30)
 _SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5
@@ -80,11 +86,25 @@ class Reach:
 
     def first_and_spread(self) -> Reach:
         """The first `CHECKED_FILES`, and about as many spread evenly over the others."""
+        first, others = self.split()
+        return self._of([*first.indices, *others.spread().indices])
+
+    def split(self) -> tuple[Reach, Reach]:
+        """The clips of the first `CHECKED_FILES` files, and the others."""
+        count = self._clips_checked
+        return self._of(self.indices[:count]), self._of(self.indices[count:])
+
+    def spread(self) -> Reach:
+        """The clips of about `CHECKED_FILES` files, spread evenly."""
+        return self._of(self.indices[:: max(1, len(self) // self._clips_checked)])
+
+    @property
+    def _clips_checked(self) -> int:
         files_per_clip = max((len(self.manifest.files(i)) for i in self.indices[:1]), default=1)
-        clips = max(1, CHECKED_FILES // max(1, files_per_clip))
-        first, others = self.indices[:clips], self.indices[clips:]
-        chosen = [*first, *others[:: max(1, len(others) // clips)]]
-        return Reach(self.manifest, chosen, sum(self.manifest.sizes[i] for i in chosen))
+        return max(1, CHECKED_FILES // max(1, files_per_clip))
+
+    def _of(self, indices: Sequence[int]) -> Reach:
+        return Reach(self.manifest, indices, sum(self.manifest.sizes[i] for i in indices))
 
 
 def reach(manifest: Manifest, seed: int, max_seconds: float, cores: int | None = None) -> Reach:
@@ -123,8 +143,12 @@ def choose(asked: Literal["auto", "warm", "cold"], files: Reach, available: int)
     return asked
 
 
-def prepare(state: PageCache, files: Reach) -> float | None:
+def prepare(state: PageCache, files: Reach, first: bool = False) -> float | None:
     """Bring the files of a measurement into ``state``, and prove it.
+
+    Args:
+        first: nothing is known of the files. Later on, those that are cold are so up to where the
+            measurement before this one has read, and need not all be opened again.
 
     Returns:
         the share of the pages looked at that is in memory; None where the file system does not
@@ -134,7 +158,9 @@ def prepare(state: PageCache, files: Reach) -> float | None:
         MeasurementFailed: of kind ``unsupported`` where ``cold`` cannot be brought about or
             proved; of kind ``contaminated`` where files do not stay in memory.
     """
-    return _make_cold(files) if state == "cold" else _keep_warm(files)
+    if state == "warm":
+        return _keep_warm(files)
+    return _make_cold(files) if first else _keep_cold(files)
 
 
 def prepare_for(spec: TrialSpec) -> PageCache | None:
@@ -156,6 +182,20 @@ def prepare_for(spec: TrialSpec) -> PageCache | None:
     state = choose(asked, files, machine.available_bytes()) if asked == "auto" else asked
     prepare(state, files)
     return state
+
+
+def _keep_cold(files: Reach) -> float:
+    """Evict what the measurement before has read: the first files, as all read in one order. Where
+    one of the others is in memory too, somebody else has read them: then all are evicted."""
+    others, share = files, 0.0
+    while len(others):
+        first, others = others.split()
+        if residency(first.paths()) == 0.0:
+            break
+        share = max(share, _make_cold(first))
+    if len(others) and residency(others.spread().paths()) != 0.0:
+        return _make_cold(files)
+    return share
 
 
 def _make_cold(files: Reach) -> float:
@@ -185,7 +225,8 @@ def _keep_warm(files: Reach) -> float | None:
     share = residency(files.first_and_spread().paths())
     if share is None or share >= 1.0:
         return share
-    missing = [path for path in files.paths() if _file_share(path)[0] < 1.0]
+    looked_at = zip(files.paths(), _threaded(_file_share, files.paths()), strict=True)
+    missing = [path for path, (found, _) in looked_at if found < 1.0]
     read_all(missing, time.monotonic() + WARM_SECONDS)
     share = residency(files.paths())
     if share is not None and share < WARM_LIMIT:
@@ -218,8 +259,18 @@ def read_all(paths: Iterable[str], deadline: float) -> int:
             return done
         return done
 
+    return sum(_threaded(read, paths, group=1))
+
+
+def _threaded(look: Callable[[str], T], paths: Iterable[str], group: int = _GROUP) -> Iterator[T]:
+    """``look`` at each file, several at a time: opening one takes milliseconds where it is on the
+    network. In the order of ``paths``."""
+    left = iter(paths)
+    groups = iter(lambda: list(islice(left, group)), [])
     with ThreadPoolExecutor(_READERS) as pool:
-        return sum(pool.map(read, paths))
+        while tasks := list(islice(groups, _TASKS)):
+            for found in pool.map(lambda names: [look(name) for name in names], tasks):
+                yield from found
 
 
 def _evict(paths: Iterable[str], flush: bool) -> float | None:
@@ -238,12 +289,12 @@ def _evict(paths: Iterable[str], flush: bool) -> float | None:
         finally:
             os.close(descriptor)
 
-    return _mean_share(map(evict, paths))
+    return _mean_share(_threaded(evict, paths))
 
 
 def residency(paths: Iterable[str]) -> float | None:
     """Share of the files' pages that is in memory; None where it cannot be told."""
-    return _mean_share(map(_file_share, paths))
+    return _mean_share(_threaded(_file_share, paths))
 
 
 def _mean_share(shares: Iterable[tuple[float, int]]) -> float | None:

@@ -61,6 +61,45 @@ def test_files_are_evicted_and_read_back_and_the_kernel_says_so(data: Path) -> N
     assert residency(chosen.paths()) == 1.0
 
 
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were opened, of which 8 are looked at before a measurement."""
+    names: list[str] = []
+    open_it = os.open
+
+    def noted(path: str, *options: Any) -> int:
+        names.append(os.path.basename(path))
+        return open_it(path, *options)
+
+    monkeypatch.setattr(pagecache, "CHECKED_FILES", 8)
+    monkeypatch.setattr(pagecache.os, "open", noted)
+    return names
+
+
+def test_what_a_measurement_has_read_is_evicted_and_the_rest_only_sampled(
+    data: Path, opened: list[str]
+) -> None:
+    chosen = files(data)
+    prepare("cold", chosen, first=True)
+    assert len(set(opened)) == CLIPS
+    paths = list(chosen.paths())
+    read_all(paths[:12], time.monotonic() + 60)
+    opened.clear()
+    assert prepare("cold", chosen) == pytest.approx(0.0, abs=pagecache.COLD_LIMIT)
+    assert 24 <= len(set(opened)) < CLIPS
+    assert residency(paths) == 0.0
+
+
+def test_files_that_somebody_else_has_read_are_all_evicted(data: Path, opened: list[str]) -> None:
+    chosen = files(data)
+    prepare("cold", chosen, first=True)
+    paths = list(chosen.paths())
+    read_all(paths[20:], time.monotonic() + 60)
+    prepare("cold", chosen)
+    assert residency(paths) == 0.0
+    assert len(set(opened)) == CLIPS
+
+
 def test_one_file_that_was_evicted_is_read_back(data: Path) -> None:
     chosen = files(data)
     prepare("warm", chosen)

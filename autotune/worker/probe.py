@@ -191,7 +191,7 @@ def _prepare_files(
     state = pagecache.choose(request.page_cache, files, machine.available_bytes())
     if state == "cold":
         try:
-            pagecache.prepare(state, files)
+            pagecache.prepare(state, files, first=True)
         except MeasurementFailed as error:
             failure = error.failure
             raise UnsupportedError(f"{failure.cause}. {failure.advice}") from error
