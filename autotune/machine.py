@@ -174,6 +174,6 @@ def visible_gpus(nvml: Any) -> list[Any]:
         with contextlib.suppress(nvml.NVMLError):
             if entry.isdigit() and int(entry) < count:
                 handles.append(nvml.nvmlDeviceGetHandleByIndex(int(entry)))
-            elif entry.startswith("GPU-"):
+            elif entry.startswith(("GPU-", "MIG-")):  # NVML takes both kinds of UUID
                 handles.append(nvml.nvmlDeviceGetHandleByUUID(entry))
     return handles

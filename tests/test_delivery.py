@@ -18,7 +18,7 @@ from autotune.exceptions import MeasurementFailed
 from autotune.supervisor import supervise
 from autotune.targets.base import Accounts, Batch
 from autotune.targets.spdl_video import SpdlVideo
-from autotune.trial import Delivered, Resources, TrialResult
+from autotune.trial import Delivered, RankFigures, Resources, TrialResult
 from tests.fakes import measurement
 
 torch = pytest.importorskip("torch")
@@ -127,24 +127,35 @@ def test_samples_may_be_under_way_or_failed_but_not_gone() -> None:
     check_accounts(silent, delivered=0)
 
 
-def decoded(device: str, percent: float | None) -> Any:
+def decoded(device: str, percent: float | None, fps: float | None = 9000.0, ranks: int = 1) -> Any:
     seen = Delivered(shape=[3, 16, 112, 112], dtype="float32", device=device, frames_per_sample=16)
-    changes = {"delivered": seen, "resources": Resources(nvdec_percent=percent)}
+    changes = {
+        "delivered": seen,
+        "resources": Resources(nvdec_percent=percent),
+        "decoded_fps": fps,
+        "ranks": [
+            RankFigures(rank=i, samples_per_second=1.0, time_to_first_batch=1.0)
+            for i in range(ranks)
+        ],
+    }
     return measurement(100.0).model_copy(update=changes)
 
 
-def test_nvdec_is_proved_by_the_frames_device_and_the_decoders_load(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    check_decoder("nvdec", decoded("cuda:0", 35.0))
-    check_decoder("cpu", decoded("cpu", None))
-    assert not caplog.records
-    check_decoder("nvdec", decoded("cuda:0", None))
-    assert "only the frames' device" in caplog.text
+def test_nvdec_is_proved_by_the_frames_device_and_the_decoders_load() -> None:
+    assert check_decoder("nvdec", decoded("cuda:0", 35.0)) == []
+    assert check_decoder("cpu", decoded("cpu", None)) == []
     with pytest.raises(MeasurementFailed, match="frames lie on cpu"):
         check_decoder("nvdec", decoded("cpu", 35.0))
-    with pytest.raises(MeasurementFailed, match="decoders idle"):
+    with pytest.raises(MeasurementFailed, match="decoders idle while 9000 frames/s"):
         check_decoder("nvdec", decoded("cuda:0", 0.0))
+
+
+def test_where_nvml_cannot_show_nvdecs_load_the_measurement_says_so() -> None:
+    assert "does not tell" in check_decoder("nvdec", decoded("cuda:0", None))[0]
+    # a slow or paced consumer: less than a per cent of the engines' time
+    assert "so few frames" in check_decoder("nvdec", decoded("cuda:0", 0.0, fps=300.0))[0]
+    assert "so few frames" in check_decoder("nvdec", decoded("cuda:0", 0.0, fps=None))[0]
+    assert "so few frames" in check_decoder("nvdec", decoded("cuda:0", 0.0, ranks=8))[0]
 
 
 def test_spdl_video_says_what_its_batches_are() -> None:

@@ -143,7 +143,10 @@ class _Group:
             raise MeasurementFailed(Failure(kind="crash", cause=cause))
         measurement = self._sum(decision).model_copy(update={"page_cache": page_cache})
         if self._spec.mode in ("loader", "soak"):
-            check_decoder(str(self._spec.params.get("device")), measurement)
+            found = check_decoder(str(self._spec.params.get("device")), measurement)
+            measurement = measurement.model_copy(
+                update={"warnings": [*measurement.warnings, *found]}
+            )
         return FinishedEvent(time=time.monotonic(), measurement=measurement)
 
     def end(self) -> None:

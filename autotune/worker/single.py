@@ -138,14 +138,15 @@ def _measure(
             unmeasured_seconds=unmeasured,
         )
         measurement = measure(loader, consumer, run, telemetry)
+        warnings = loader.warnings()
         if telemetry is not None and spec.mode in ("loader", "soak"):
-            check_decoder(str(spec.params.get("device")), measurement)
+            warnings = [*warnings, *check_decoder(str(spec.params.get("device")), measurement)]
         measurement = measurement.model_copy(
             update={
                 "readback": readback,
                 "versions": versions,
                 "page_cache": page_cache,
-                "warnings": loader.warnings(),
+                "warnings": warnings,
             }
         )
         emit(FinishedEvent(time=time.monotonic(), measurement=measurement))
