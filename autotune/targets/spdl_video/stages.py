@@ -106,7 +106,8 @@ class Demux(Stage):
     Args:
         board: where to count.
         duration: length of the window, seconds.
-        for_nvdec: refuse here what NVDEC cannot decode.
+        for_nvdec: also read how the samples are to be understood: `decode` needs it on NVDEC,
+            and refuses there what NVDEC cannot decode.
     """
 
     name = "demux"
