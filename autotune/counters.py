@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from autotune import control_groups
+
 _PROC = Path("/proc")
 _SYS = Path("/sys")
 _MICROSECOND = 1e-6
@@ -154,21 +156,7 @@ def _full_clock(folder: Path) -> float:
 
 def _quota_file(proc: Path, sys: Path) -> Path | None:
     """``cpu.stat`` of this process's control group, version 2 or 1; None without a quota."""
-    try:
-        entries = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    root = sys / "fs/cgroup"
-    for entry in entries:
-        _, controllers, path = entry.split(":", 2)
-        if controllers == "":
-            # in a container the path may be the host's, and the group lies at the root
-            found = [root / path.lstrip("/") / "cpu.stat", root / "cpu.stat"]
-        elif "cpu" in controllers.split(","):
-            found = [root / "cpu" / path.lstrip("/") / "cpu.stat", root / "cpu/cpu.stat"]
-        else:
-            continue
-        for file in found:
-            if any(name == b"nr_periods" for name, _ in _lines(file)):
-                return file
+    for folder in control_groups.folders("cpu", proc, sys):
+        if any(name == b"nr_periods" for name, _ in _lines(folder / "cpu.stat")):
+            return folder / "cpu.stat"
     return None

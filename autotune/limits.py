@@ -10,13 +10,13 @@ the kernel or Ray's memory monitor picks a process to kill: that might be the dr
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune import control_groups
 from autotune.machine import memory_bytes, visible_gpus
 from autotune.process_tree import ProcessTree
 from autotune.trial import Failure, Limits
@@ -46,18 +46,17 @@ _GPU_SECONDS = 0.5
 
 
 class HostMemory:
-    """Memory of the machine, or of the control group where that is less. Bytes."""
+    """Memory of the machine, or of its control groups where that is less. Bytes."""
 
     def __init__(self) -> None:
         self.total = memory_bytes()
-        self._machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._groups = control_groups.Memory()
 
     def available(self) -> int:
         """What can be had without swapping; costs some 50 us."""
         free = _field("/proc/meminfo", b"MemAvailable:") * 1024
-        if self.total >= self._machine:
-            return free
-        return min(free, max(0, self.total - _group_usage()))
+        room = self._groups.room()
+        return free if room is None else min(free, room)
 
 
 def default_host_limit(total: int, available: int) -> int:
@@ -233,18 +232,6 @@ def _threads() -> tuple[int, int]:
         fields = Path("/proc/loadavg").read_bytes().split()
         return int(fields[3].partition(b"/")[2]), int(fields[4])
     return 0, 0
-
-
-def _group_usage() -> int:
-    """Bytes that the control group uses, without page cache that can be dropped at once."""
-    for usage, stat, inactive in (
-        ("memory.current", "memory.stat", b"inactive_file "),
-        ("memory/memory.usage_in_bytes", "memory/memory.stat", b"total_inactive_file "),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            used = int(Path("/sys/fs/cgroup", usage).read_bytes())
-            return used - _field(f"/sys/fs/cgroup/{stat}", inactive)
-    return 0
 
 
 class _GpuMemory:

@@ -10,17 +10,15 @@ import os
 import platform
 import socket
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
+from autotune import control_groups
 from autotune.trial import Scalar
 
 PACKAGES = ("torch", "av", "spdl", "spdl-core", "spdl-io", "numpy", "ray")
 """Their versions are part of the fingerprint."""
 
 _GIB = float(2**30)
-_CGROUP = Path("/sys/fs/cgroup")
-_UNLIMITED = 2**60
 
 
 def fingerprint(gpus: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,44 +101,26 @@ def visible_devices() -> list[str]:
 def cores() -> int:
     """Cores that this process may use: affinity and control group quota, at least 1."""
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota()
+    quota = control_groups.cpu_quota()
     return max(1, min(allowed, round(quota))) if quota else allowed
 
 
 def memory_bytes() -> int:
-    """Memory of the machine, or of the control group where that is less."""
+    """Memory of the machine, or of its control groups where that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [
-        _number(_CGROUP / "memory.max"),
-        _number(_CGROUP / "memory" / "memory.limit_in_bytes"),
-    ]
-    return min([total, *(limit for limit in limits if limit and limit < _UNLIMITED)])
+    limit = control_groups.Memory().limit
+    return total if limit is None else min(total, limit)
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that can be had without swapping, in the control groups too."""
+    free = 0
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
-                return min(int(line.split()[1]) * 1024, memory_bytes())
-    return 0
-
-
-def _quota() -> float | None:
-    """Cores' worth of CPU time that the control group allows; None without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = (_CGROUP / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    limit_us = _number(_CGROUP / "cpu" / "cpu.cfs_quota_us")
-    period_us = _number(_CGROUP / "cpu" / "cpu.cfs_period_us")
-    return limit_us / period_us if limit_us and period_us and limit_us > 0 else None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # absent, or "max"
-        return None
+                free = int(line.split()[1]) * 1024
+    room = control_groups.Memory().room()
+    return free if room is None else min(free, room)
 
 
 def _cpu_model() -> str:

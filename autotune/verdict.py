@@ -6,11 +6,12 @@ Never by what it printed: the same text means different things in different libr
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from autotune import control_groups
 from autotune.trial import Failure, FailureKind
 
 ADVICE: dict[FailureKind, str] = {
@@ -133,7 +134,7 @@ def _exit_cause(evidence: Evidence, last: str) -> str:
     return f"the worker exited with status {code} without a result (last event: {last})"
 
 
-def _counter(path: str, name: str) -> int:
+def _counter(path: str | Path, name: str) -> int:
     with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
         for line in file:
             key, _, value = line.partition(" ")
@@ -144,17 +145,8 @@ def _counter(path: str, name: str) -> int:
 
 def _group_counter() -> int:
     """``oom_kill`` of this process's control group, version 2 or 1."""
-    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as file:
-        for line in file:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            if controllers == "":
-                folder = os.path.join("/sys/fs/cgroup", path.lstrip("/"))
-                found = _counter(os.path.join(folder, "memory.events"), "oom_kill")
-            elif "memory" in controllers.split(","):
-                folder = os.path.join("/sys/fs/cgroup/memory", path.lstrip("/"))
-                found = _counter(os.path.join(folder, "memory.oom_control"), "oom_kill")
-            else:
-                continue
-            if found:
-                return found
+    for folder in control_groups.folders("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            if (folder / name).exists():
+                return _counter(folder / name, "oom_kill")
     return 0
