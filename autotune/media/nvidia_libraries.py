@@ -66,11 +66,13 @@ def _driver(*names: str) -> Path:
 
 def _runtime(*names: str) -> Path:
     (name,) = names
-    if path := find_library(name, usual_folders=True):
-        return path.resolve()
+    # The one that torch and SPDL were installed with: a system's of another minor version, put in
+    # front of it, would serve torch too.
     for root in _pip_folders():
         for path in sorted(root.glob(f"**/{name}")):
             return path.resolve()
+    if found := find_library(name, usual_folders=True):
+        return found.resolve()
     raise UnsupportedError(
         f"device: nvdec needs {name}, the CUDA runtime SPDL was built with, and it is not here. "
         f"Remedy: pip install 'nvidia-cuda-runtime=={name.rsplit('.', 1)[1]}.*'; or use device: cpu"

@@ -211,6 +211,19 @@ def test_nvdec_links_the_driver_library_without_its_version(
     assert (ours / "libavutil.so.60").exists()
 
 
+def test_the_runtime_that_pip_installed_comes_before_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = nvidia_libraries.needed_runtime()
+    system = _nvidia(tmp_path / "system", runtime)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(system))
+    monkeypatch.setattr(nvidia_libraries, "_pip_folders", list)
+    assert nvidia_libraries._runtime(runtime) == system / runtime
+    installed = _nvidia(tmp_path / "pip", runtime)
+    monkeypatch.setattr(nvidia_libraries, "_pip_folders", lambda: [installed])
+    assert nvidia_libraries._runtime(runtime) == installed / runtime
+
+
 @pytest.mark.parametrize("absent", ["libcuda.so.1", "libnvcuvid.so.1"])
 def test_a_missing_driver_library_is_named_with_its_remedy(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
