@@ -47,8 +47,19 @@ docs: install ## regenerate the command line reference
 bench: install ## compare spdl_video with decode alone, the published stages and a DataLoader
 	$(BIN)/python -m experiments.benchmarks.loaders
 
-gpu-check: install ## prove the NVDEC path on this machine; writes to $(OUT)
+# WHEELS=DIR: without a network, from the wheels in DIR (docs/gpu.md); torch is the machine's own.
+ifdef WHEELS
+gpu-check: $(VENV)/.wheels
+else
+gpu-check: install
+endif
+gpu-check: ## prove the NVDEC path on this machine; writes to $(OUT)
 	OUT=$(OUT) $(BIN)/python -m experiments.benchmarks.gpu_check
+
+$(VENV)/.wheels: $(wildcard $(WHEELS)/*.whl)
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps $^
+	@touch $@
 
 clean: ## remove what quickstart and the tools made (not the environment)
 	rm -rf $(QUICKSTART) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

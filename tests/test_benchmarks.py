@@ -126,6 +126,80 @@ def test_decoding_is_proved_only_by_frames_of_the_gpu_like_the_reference(
     assert gpu_report.judge_decoding(found)["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("rows", "status"), [([row()], "partial"), ([row(psnr_db=20.0)], "failed")]
+)
+def test_clips_that_were_not_compared_are_named(rows: list[dict[str, Any]], status: str) -> None:
+    found: dict[str, Any] = {"rows": rows, "complete": True, "left_out": ["late/b.mp4"]}
+    assert gpu_report.judge_decoding(found)["status"] == status
+    for each in rows:
+        each |= {"scaler": "bicubic"}
+    left = {"process_mode": "subprocess", "num_demux_threads": 3, "num_decode_threads": 14}
+    timed = {"params": {**left, "num_decode_threads": 7}, "samples_per_second": 100.0}
+    sections = {
+        "decode": {**found, "status": status},
+        "threads": {"rows": [timed], "left_out": [left], "status": "partial"},
+    }
+    text = gpu_report.report({"date": "today", "machine": {}, "sections": sections})
+    assert "- late/b.mp4" in text
+    assert "- process_mode=subprocess num_demux_threads=3 num_decode_threads=14" in text
+
+
+def test_what_nvdec_need_not_take_is_refused_by_name_or_right() -> None:
+    refused = {"clip": "av1.mkv", "kind": "DataError", "error": "av1.mkv: does not decode av1"}
+    rows: list[dict[str, Any]] = [
+        refused, row(clip="hevc.mp4"), row(clip="corrupted.mp4", psnr_db=9.0)
+    ]  # fmt: skip
+    judged = gpu_report.judge_odd({"rows": rows, "complete": True, "left_out": []})
+    assert (judged["status"], judged["refused"]) == ("ok", ["av1.mkv"])
+    text = gpu_report.report(
+        {"date": "", "machine": {}, "sections": {"odd": {"rows": rows, **judged}}}
+    )
+    assert "does not decode av1" in text
+    for wrong in (row(clip="vp9.webm", psnr_db=20.0), {**refused, "kind": "unexpected"}):
+        judged = gpu_report.judge_odd({"rows": [wrong], "complete": True})
+        assert judged["status"] == "failed"
+
+
+def test_configurations_left_out_before_the_study_are_measured_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_in(tmp_path)
+    check._runner = object()  # type: ignore[assignment]
+    first: list[Any] = [{"num_decode_threads": n} for n in (1, 2)]
+    check._waiting = first
+
+    def one_of_them(
+        runner: object, waiting: list[Any], rows: list[Any], deadline: float, seconds: float
+    ) -> list[Any]:
+        rows.append({"params": waiting[0]})
+        return waiting[1:]
+
+    monkeypatch.setattr(gpu_sweep, "sweep", one_of_them)
+    assert check._threads(0.0)["status"] == "partial"
+    done = check._threads(0.0)
+    assert (done["status"], [r["params"] for r in done["rows"]]) == ("ok", first)
+
+
+def test_gpu_check_installs_from_wheels_without_an_index(tmp_path: Path) -> None:
+    (tmp_path / "spdl-0.8.0-py3-none-any.whl").touch()
+    says = subprocess.run(
+        ["make", "-n", "gpu-check", f"WHEELS={tmp_path}", f"VENV={tmp_path / 'venv'}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (install,) = (line for line in says.splitlines() if "pip install" in line)
+    assert "--no-index" in install
+    assert install.endswith("spdl-0.8.0-py3-none-any.whl")
+
+
+def test_real_clips_are_found_in_the_checkout_before_those_beside_it(tmp_path: Path) -> None:
+    beside = tmp_path / "shared" / "clips" / "real"
+    assert _common.shared_clips(tmp_path / "checkout") == beside
+    inside = tmp_path / "checkout" / "shared" / "clips" / "real"
+    inside.mkdir(parents=True)
+    assert _common.shared_clips(tmp_path / "checkout") == inside
+
+
 def test_the_sweep_covers_all_threads_in_both_topologies_once() -> None:
     first, rest = gpu_sweep.plan()
     every = [*first, *rest]

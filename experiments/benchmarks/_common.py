@@ -33,8 +33,17 @@ from autotune.trial import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHARED_CLIPS = REPOSITORY.parent / "shared" / "clips" / "real"
-"""Real clips that may lie beside a checkout."""
+
+
+def shared_clips(repository: Path) -> Path:
+    """Where real clips may lie: in ``shared/`` of a checkout, else beside it."""
+    inside, beside = (
+        root / "shared" / "clips" / "real" for root in (repository, repository.parent)
+    )
+    return inside if inside.is_dir() else beside
+
+
+SHARED_CLIPS = shared_clips(REPOSITORY)
 
 PACKAGES = ("torch", "torchvision", "spdl", "av", "numpy", "optuna", "ray", "pydantic", "psutil")
 SETTINGS: dict[str, Any] = {"num_frames": 16, "frame_size": [112, 112]}

@@ -23,6 +23,9 @@ from experiments.benchmarks.quality import GOAL_DB, IDENTICAL_DB, frame_psnr, ps
 WINDOWS = ((0.0, 0.5), (0.0, 2.0), (1.3, 0.5))
 """(start, duration) in seconds."""
 
+ODD_WINDOW = (0.0, 0.5)
+"""Of the clips that NVDEC may refuse."""
+
 NUM_FRAMES, SIZE = 16, 112
 
 
@@ -126,10 +129,26 @@ def compare(clips: Path, output: Path, deadline: float) -> None:
     _common.write_json(output, found)
 
 
+def compare_odd(clips: Path, output: Path, deadline: float) -> None:
+    """What NVDEC makes of clips that it need not take: a refusal by name, or frames."""
+    manifest = scan(clips)
+    found: dict[str, Any] = {"rows": [], "left_out": []}
+    for index, name in enumerate(manifest.paths):
+        if time.monotonic() > deadline:
+            found["left_out"].append(name)
+            continue
+        data = Path(manifest.path(index)).read_bytes()
+        result = attempt(compare_clip, data, name, *ODD_WINDOW, "bicubic", False)
+        found["rows"].append({"clip": name, **result})
+        _common.write_json(output, found)
+    found["complete"] = True
+    _common.write_json(output, found)
+
+
 def main() -> int:
     """Run one task and write its result."""
     p = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu_decode")
-    p.add_argument("task", choices=["capabilities", "compare"])
+    p.add_argument("task", choices=["capabilities", "compare", "odd"])
     p.add_argument("--clips", type=Path)
     p.add_argument("--seconds", type=float, default=120.0, help="begin no clip after so long")
     p.add_argument("-o", "--output", type=Path, required=True)
@@ -137,7 +156,8 @@ def main() -> int:
     if options.task == "capabilities":
         _common.write_json(options.output, attempt(decoder_capabilities))
     else:
-        compare(options.clips, options.output, time.monotonic() + options.seconds)
+        work = compare if options.task == "compare" else compare_odd
+        work(options.clips, options.output, time.monotonic() + options.seconds)
     return 0
 
 

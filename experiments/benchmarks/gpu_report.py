@@ -10,9 +10,13 @@ from typing import Any
 from experiments.benchmarks import _common, gpu_sweep
 from experiments.benchmarks.quality import GOAL_DB
 
+DAMAGED = ("corrupted.mp4",)
+"""Clips whose lost pictures each decoder makes up in its own way."""
+
 
 def judge_decoding(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether every clip at every window came out of NVDEC at 35 dB or more.
+    """Whether every clip at every window came out of NVDEC at 35 dB or more; ``partial`` where
+    those that were compared did, and the time did not suffice for all.
 
     A window that lies behind a clip's end has no frames on either path; it is left out. Each
     scaler is compared with the reference's same scaler; the native size leaves scalers out.
@@ -24,8 +28,9 @@ def judge_decoding(found: Mapping[str, Any]) -> dict[str, Any]:
     low = [r for r in measured if r["psnr_db"] < GOAL_DB]
     elsewhere = [r for r in measured if not str(r["device"]).startswith("cuda")]
     complete = bool(found.get("complete")) and "error" not in found
+    passed = complete and bool(measured) and not (errors or low or elsewhere)
     return {
-        "status": "ok" if complete and measured and not (errors or low or elsewhere) else "failed",
+        "status": verdict(passed, found.get("left_out")),
         "compared": len(measured),
         "below_goal": len(low),
         "errors": len(errors),
@@ -33,6 +38,28 @@ def judge_decoding(found: Mapping[str, Any]) -> dict[str, Any]:
         "worst_db": min((r["psnr_db"] for r in measured), default=None),
         "not_on_the_gpu": len(elsewhere),
     }
+
+
+def judge_odd(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether every clip that NVDEC need not take was refused by name, or decoded right."""
+    rows: Sequence[Mapping[str, Any]] = found.get("rows", [])
+    unexpected = [r["clip"] for r in rows if "error" in r and r["kind"] != "DataError"]
+    decoded = [r for r in rows if "psnr_db" in r]
+    wrong = [r["clip"] for r in decoded if r["psnr_db"] < GOAL_DB and r["clip"] not in DAMAGED]
+    complete = bool(found.get("complete")) and "error" not in found
+    return {
+        "status": verdict(complete and not (unexpected or wrong), found.get("left_out")),
+        "refused": [r["clip"] for r in rows if r.get("kind") == "DataError"],
+        "unexpected": unexpected,
+        "below_goal": wrong,
+    }
+
+
+def verdict(passed: bool, left_out: Sequence[Any] | None) -> str:
+    """A section's status: ``failed``, ``partial`` where something was left out, or ``ok``."""
+    if not passed:
+        return "failed"
+    return "partial" if left_out else "ok"
 
 
 def report(document: Mapping[str, Any]) -> str:
@@ -45,11 +72,15 @@ def report(document: Mapping[str, Any]) -> str:
         parts += ["## GPU\n", _gpu(gpu, document["machine"])]
     if "decode" in sections:
         parts += ["## Decoded on NVDEC against the reference\n", _decoding(sections["decode"])]
+    if "odd" in sections:
+        parts += ["## What NVDEC need not take\n", _odd(sections["odd"])]
     if sections.get("threads", {}).get("rows"):
         threads = sections["threads"]
         parts += ["## Samples/s by threads\n", gpu_sweep.table(threads["rows"]) + "\n"]
-        if threads.get("left_out"):
-            parts.append(f"{len(threads['left_out'])} configurations left out: time was up.\n")
+        names = ("process_mode", "num_demux_threads", "num_decode_threads")
+        parts.append(
+            _not_compared([_common.flags_of(p, *names) for p in threads.get("left_out", [])])
+        )
     if "trials" in sections.get("study", {}):
         parts += ["## A study with `train_step`\n", _study(sections["study"])]
     for name, section in sections.items():
@@ -120,7 +151,30 @@ def _decoding(section: Mapping[str, Any]) -> str:
         name: found.get("error") or found.get("shape")
         for name, found in section.get("plain_spdl", {}).items()
     }
-    return text + f"\nThe published example's own call: `{json.dumps(plain)}`\n"
+    text += f"\nThe published example's own call: `{json.dumps(plain)}`\n"
+    return text + _not_compared(section.get("left_out", []))
+
+
+def _odd(section: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            row["clip"],
+            f"{row['psnr_db']:.1f}" if "psnr_db" in row else "-",
+            row.get("error", "")[:200],
+        ]
+        for row in section.get("rows", [])
+    ]
+    text = _common.markdown_table(["clip", "PSNR (dB)", "refused because"], rows) + "\n"
+    return text + _not_compared(section.get("left_out", []))
+
+
+def _not_compared(names: Sequence[str]) -> str:
+    """What the time did not suffice for; nothing where it did."""
+    if not names:
+        return ""
+    return f"\nLeft out, since the time was up ({len(names)}):\n\n" + "".join(
+        f"- {name}\n" for name in names
+    )
 
 
 def _study(section: Mapping[str, Any]) -> str:
