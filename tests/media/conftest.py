@@ -21,10 +21,12 @@ from autotune.media.native import library_environment
 
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
-    folder = Path(__file__).resolve().parents[2].parent / "shared" / "clips"
-    if not (folder / "real").is_dir():
-        pytest.skip(f"needs the test clips, and there is no {folder}")
-    return folder
+    checkout = Path(__file__).resolve().parents[2]
+    folders = [root / "shared" / "clips" for root in (checkout, checkout.parent)]
+    for folder in folders:
+        if (folder / "real").is_dir():
+            return folder
+    pytest.skip(f"needs the test clips, and there is neither {folders[0]} nor {folders[1]}")
 
 
 @pytest.fixture(scope="session")
