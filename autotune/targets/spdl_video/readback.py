@@ -35,8 +35,9 @@ def read_back(built: Built, batch: Batch) -> ParamValues:
         "num_fetch_threads": stage_threads(built, "fetch"),
         "num_demux_threads": stage_threads(built, "demux"),
         "num_decode_threads": stage_threads(built, "decode"),
-        # The option that the decode stage gives to each decoder; FFmpeg's contexts are SPDL's.
+        # What the decode stage gives to each decoder and scaler; FFmpeg's contexts are SPDL's.
         "decoder_threads": form.decoder_threads,
+        "scale_algorithm": form.scale_algorithm,
         # Capacities, noted by SPDL's queues when SPDL made them.
         "sink_buffer_size": int(board.row("sink")[CAPACITY]),
         "backend_buffer_size": _backend_buffer(built),
@@ -49,7 +50,6 @@ def read_back(built: Built, batch: Batch) -> ParamValues:
         "subclip_duration": duration,
         "subclip_start": "random" if random_start else "first",
         "batch_size": int(batch.video.shape[0]),
-        "scale_algorithm": form.scale_algorithm,
     }
     return {name: values[name] for name in Params.model_fields}
 
