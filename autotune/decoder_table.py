@@ -1,7 +1,8 @@
 """Seconds for N clips, per decoder: the use case behind ``autotune compare --decoders``.
 
 The decoders take turns in one process, started as the workers are, so that each finds its
-libraries. One that crashes that process is named, and the others are measured without it.
+libraries. One that ends that process, or hangs in it, is named, and the others are measured
+without it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -76,26 +78,33 @@ def decoder_table(
 
     Raises:
         InputError: the data folder is wrong.
-        MeasurementFailed: the process that decodes failed as a whole, or did not end.
+        MeasurementFailed: the process that decodes failed before any decoder's turn, or the clips
+            are too many for the time.
     """
     settings = settings or TableSettings()
     clips = _chosen(scan(data_dir, "videos"), settings)
-    names, crashed = list(DECODERS), dict[str, str]()
+    names, figures = list(DECODERS), list[DecoderFigures]()
     while True:
         answer = _measure(clips, names, settings)
-        if not isinstance(answer, _Crash):
+        if not isinstance(answer, _Lost):
             break
-        crashed[answer.decoder] = answer.how
+        figures.append(_figures({"decoder": answer.decoder, "unavailable": answer.why}))
         names.remove(answer.decoder)
-    figures = [_figures(timing) for timing in answer]
-    figures += [_figures({"decoder": n, "unavailable": how}) for n, how in crashed.items()]
+    figures += [_figures(timing) for timing in answer]
     return sorted(figures, key=lambda f: (f.seconds is None, -f.clips, f.seconds or 0.0))
 
 
 @dataclass(frozen=True)
-class _Crash:
+class _Lost:
+    """The decoder that took the process with it."""
+
     decoder: str
     how: str
+
+    @property
+    def why(self) -> str:
+        """Why it was not measured, with the remedy."""
+        return f"decoder: {self.decoder}: {self.how}; update its package, or leave it out"
 
 
 def _chosen(manifest: Manifest, settings: TableSettings) -> list[tuple[str, str]]:
@@ -107,8 +116,8 @@ def _chosen(manifest: Manifest, settings: TableSettings) -> list[tuple[str, str]
 
 def _measure(
     clips: Sequence[tuple[str, str]], names: Sequence[str], settings: TableSettings
-) -> list[dict[str, Any]] | _Crash:
-    """The timings as JSON objects, or the decoder that ended the process."""
+) -> list[dict[str, Any]] | _Lost:
+    """The timings as JSON objects, or the decoder without which to try again."""
     request = {
         "clips": clips,
         "names": names,
@@ -131,7 +140,7 @@ def _measure(
     try:
         output, _ = process.communicate(json.dumps(request), timeout=limit)
     except subprocess.TimeoutExpired as error:
-        raise _failed("hang", f"decoding did not end within {limit:.0f} s") from error
+        return _hung(_text(error.stdout), limit)
     finally:
         process.kill()
         process.wait()
@@ -139,10 +148,37 @@ def _measure(
     if process.returncode == 0 and lines:
         timings: list[dict[str, Any]] = json.loads(lines[-1])
         return timings
-    if process.returncode < 0 and lines:
-        how = f"ended the process that decoded with it ({signal.Signals(-process.returncode).name})"
-        return _Crash(lines[-1], f"{how}; update its package, or leave it out")
-    raise _failed("crash", f"the decoding process ended with status {process.returncode}")
+    status = process.returncode
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    if not lines:
+        raise _failed("crash", f"the decoding process ended before it decoded ({how})")
+    return _Lost(_turn(lines[-1])[0], f"ended the process that decoded with it ({how})")
+
+
+def _hung(output: str, limit: float) -> _Lost:
+    """The decoder whose turn took most of the time until the limit.
+
+    Raises:
+        MeasurementFailed: none did: it is too short for all of them.
+    """
+    lines = output.splitlines()
+    if lines:
+        decoder, begun = _turn(lines[-1])
+        spent = time.monotonic() - begun
+        if spent > limit / 2:
+            return _Lost(decoder, f"did not come back within {spent:.0f} s")
+    raise _failed("deadline", f"decoding did not end within {limit:.0f} s")
+
+
+def _turn(line: str) -> tuple[str, float]:
+    """The decoder of a line, and when its turn began."""
+    decoder, _, begun = line.partition(" ")
+    return decoder, float(begun)
+
+
+def _text(output: bytes | str | None) -> str:
+    """What a process said until it was stopped: bytes, whatever was asked for."""
+    return output.decode() if isinstance(output, bytes) else output or ""
 
 
 def _failed(kind: Any, cause: str) -> MeasurementFailed:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,10 +25,10 @@ __all__ = ["run", "url"]  # fixtures
 SETTINGS = TableSettings(Window(0.0, 0.5, num_frames=4, size=(32, 48)), blocks=2)
 
 STAND_IN = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 request = json.load(sys.stdin)
 for name in request["names"]:
-    print(name, flush=True)
+    print(name, time.monotonic(), flush=True)
     if name == "{bad}":
         {action}
 print(json.dumps([
@@ -86,25 +88,36 @@ def test_a_large_folder_is_sampled_by_the_seed(
     assert len({str(found) for found in chosen.values()}) > 1
 
 
-def test_a_decoder_that_crashes_is_named_and_the_others_are_measured(
-    clips: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"ended the process .* \(SIGSEGV\)"),
+        ("sys.exit(3)", r"ended the process .* \(status 3\)"),
+        ("time.sleep(600)", "did not come back within 2 s"),
+    ],
+)
+def test_a_decoder_that_ends_or_stops_the_process_is_named_and_the_others_are_measured(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, action: str, told: str
 ) -> None:
-    stand_in(monkeypatch, "decord", "os.kill(os.getpid(), signal.SIGSEGV)")
-    table = decoder_table(clips, SETTINGS)
+    stand_in(monkeypatch, "decord", action)
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 1.0)
+    table = decoder_table(clips, dataclasses.replace(SETTINGS, seconds=0.5))
     assert [row.decoder for row in table if row.seconds is None] == ["decord"]
-    assert "SIGSEGV" in str(table[-1].unavailable)
+    assert re.search(f"^decoder: decord: .*{told}; update", str(table[-1].unavailable))
     assert {row.seconds for row in table[:-1]} == {0.375}
 
 
-def test_a_process_that_fails_or_hangs_is_no_table(
+def test_a_process_that_ends_before_any_decoder_or_is_too_slow_for_all_is_no_table(
     clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, "spdl", "sys.exit(3)")
-    with pytest.raises(MeasurementFailed, match="ended with status 3"):
+    monkeypatch.setattr(module, "COMMAND", [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(MeasurementFailed, match=r"ended before it decoded \(status 3\)"):
         decoder_table(clips, SETTINGS)
-    stand_in(monkeypatch, "spdl", "import threading; threading.Event().wait()")
-    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.5)
-    with pytest.raises(MeasurementFailed, match="did not end within"):
+    stand_in(monkeypatch, "nobody", "pass")
+    script = module.COMMAND[-1].replace("if name", "time.sleep(0.3)\n    if name")
+    monkeypatch.setattr(module, "COMMAND", [sys.executable, "-c", script])
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 1.0)
+    with pytest.raises(MeasurementFailed, match="did not end within 2 s"):
         decoder_table(clips, TableSettings(seconds=0.25))
 
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
-_PACKAGES = {
-    "pyav": "av",
-    "spdl": "spdl",
-    "opencv": "opencv-python-headless",
-    "opencv_buffer": "opencv-python-headless",
-    "decord": "decord",
-    "torchcodec": "torchcodec",
-    "torchvision": "torchvision",
-    "pytorchvideo": "pytorchvideo",
-}
+from autotune.media.decoders import library_of
 
 
 def loaded_versions(decoder: str) -> dict[str, str]:
@@ -22,11 +13,8 @@ def loaded_versions(decoder: str) -> dict[str, str]:
     import av
 
     found = {"torch": version("torch"), "av": version("av"), "numpy": version("numpy")}
-    package = _PACKAGES[decoder]
-    try:
-        found[package] = version(package)
-    except PackageNotFoundError:  # e.g. opencv-python instead of its headless build
-        found[package] = "unknown"
+    package, release = library_of(decoder)
+    found[package] = release
     if decoder == "spdl":
         from autotune.media.native import loaded_ffmpeg
 

@@ -16,9 +16,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from autotune.exceptions import InputError, UnsupportedError
-from autotune.media.decoders.base import DecodedWindow, Decoder, Window
+from autotune.media.decoders.base import DecodedWindow, Decoder, Window, package_version
 
-__all__ = ["DECODERS", "DecodedWindow", "Decoder", "Window", "load", "why_unavailable"]
+__all__ = [
+    "DECODERS",
+    "DecodedWindow",
+    "Decoder",
+    "Window",
+    "library_of",
+    "load",
+    "why_unavailable",
+]
 
 DECODERS: Mapping[str, str] = MappingProxyType(
     {
@@ -40,13 +48,37 @@ def load(name: str) -> Decoder:
 
     Raises:
         InputError: there is none of this name.
-        UnsupportedError: its library cannot be imported here; with the remedy.
+        UnsupportedError: its library cannot be used here; with the remedy.
     """
+    decoder = _class(name)
+    try:
+        return decoder()
+    except UnsupportedError:
+        raise
+    except Exception as error:  # a broken installation may fail in any way; see `why_unavailable`
+        raise UnsupportedError(
+            f"decoder: {name}: {decoder.package} is installed but cannot be used "
+            f"({type(error).__name__}: {error}). Remedy: install another build of it, or leave "
+            "this decoder out"
+        ) from error
+
+
+def library_of(name: str) -> tuple[str, str]:
+    """Name and version of the package that a decoder comes in.
+
+    Raises:
+        InputError: there is no decoder of this name.
+    """
+    decoder = _class(name)
+    return decoder.package, package_version(decoder.package, decoder.module)
+
+
+def _class(name: str) -> type[Decoder]:
     if name not in DECODERS:
         raise InputError(f"decoder {name!r}: accepted are {', '.join(DECODERS)}")
     module, _, attribute = DECODERS[name].partition(":")
-    made: Decoder = getattr(importlib.import_module(module), attribute)()
-    return made
+    found: type[Decoder] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def why_unavailable() -> dict[str, str]:

@@ -1,8 +1,9 @@
 """`python -m autotune.media.decoders`: times decoders in a process of its own.
 
 Reads one JSON object on standard input: the arguments of `timing.time_decoders`, with ``seconds``
-instead of ``until``. Prints the name of each decoder, a line each, before it is loaded and before
-each of its turns, and as the last line a JSON list with the figures of all.
+instead of ``until``. Prints the name of each decoder and the time (CLOCK_MONOTONIC), a line each,
+before it is loaded and before each of its turns, and as the last line a JSON list with the figures
+of all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
         Window(**request["window"], size=None if size is None else tuple(size)),
         request["blocks"],
         request["names"],
-        tell=lambda name: print(name, file=answer),
+        tell=lambda name: print(name, time.monotonic(), file=answer),
         until=time.perf_counter() + request["seconds"],
     )
     print(json.dumps([asdict(timing) for timing in timings]), file=answer)

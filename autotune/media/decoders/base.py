@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,6 +83,8 @@ class Decoder(ABC):
     name: ClassVar[str]
     package: ClassVar[str]
     """What `pip install` calls the library, for messages and versions."""
+    module: ClassVar[str]
+    """What is imported of it."""
 
     @abstractmethod
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:
@@ -105,16 +108,36 @@ def require(module: str, package: str, decoder: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        remedy = f"Remedy: pip install {package}, or leave this decoder out"
+    except ModuleNotFoundError as error:
+        if f"{module}.".startswith(f"{error.name}."):
+            remedy = f"Remedy: pip install {package}, or leave this decoder out"
+        else:
+            remedy = (
+                f"{package} is installed, what it imports is not. Remedy: install that too, or "
+                "leave this decoder out"
+            )
         raise UnsupportedError(f"decoder: {decoder}: {error}. {remedy}") from error
-    except (OSError, RuntimeError) as error:  # torchcodec, where its libraries do not load
-        text = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever goes wrong as a library is imported is its own
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(
             f"decoder: {decoder}: {package} is installed but does not load beside the torch and "
             f"FFmpeg of this machine ({text}); install the build that fits them, or leave this "
             "decoder out"
         ) from error
+
+
+def package_version(package: str, module: str) -> str:
+    """The version of a decoder's library: as it was installed, or as the library itself says where
+    another build of it was (opencv-python instead of its headless one). Imports it then."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        pass
+    try:
+        library = importlib.import_module(module.partition(".")[0])
+    except ImportError:
+        return "not installed"
+    return str(getattr(library, "__version__", "unknown"))
 
 
 def read_file(path: str, name: str) -> bytes:

@@ -17,6 +17,7 @@ from autotune.media.decoders.base import (
     no_frame,
     require,
 )
+from autotune.media.decoders.containers import picture
 from autotune.media.decoders.scaling import Scaler
 from autotune.media.packets import one_line
 
@@ -26,21 +27,23 @@ class Decord(Decoder):
 
     name: ClassVar[str] = "decord"
     package: ClassVar[str] = "decord"
+    module: ClassVar[str] = "decord"
 
     def __init__(self) -> None:
-        self._decord = require("decord", self.package, self.name)
+        self._decord = require(self.module, self.package, self.name)
         self._decord.logging.set_level(self._decord.logging.FATAL)
         self._scaler = Scaler()
 
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:
         check_readable(path, name)
+        _check_shown_as_coded(path, name)
         watch = Stopwatch()
         try:
             with watch("demux"):
                 reader = self._decord.VideoReader(
                     path, ctx=self._decord.cpu(0), num_threads=window.threads
                 )
-                inside = _frames_inside(reader, window)
+                inside = _frames_inside(reader, name, window)
             if not inside:
                 raise no_frame(name, window)
             wanted, places = chosen(len(inside), window)
@@ -55,18 +58,42 @@ class Decord(Decoder):
         return DecodedWindow(stacked, len(wanted), decoded, watch.seconds)
 
 
-def _frames_inside(reader: Any, window: Window) -> list[int]:
-    """Numbers of the frames in the window. Times are float32: a clip's length limits them."""
-    times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+def _check_shown_as_coded(path: str, name: str) -> None:
+    """Refuse what decord would deliver as other pictures than every other decoder.
+
+    Raises:
+        DataError: with the reason; or PyAV cannot read the clip either.
+    """
+    seen = picture(path, name)
+    if seen.rotation:
+        raise DataError(
+            name,
+            f"it is marked to be turned by {seen.rotation} degrees: decord turns its frames, and "
+            "cannot be told to deliver them as coded",
+        )
+    if seen.bits > 8:
+        raise DataError(
+            name, f"it has {seen.bits} bits a sample, which decord converts to other colours"
+        )
+
+
+def _frames_inside(reader: Any, name: str, window: Window) -> list[int]:
+    """Numbers of the frames in the window. Times are float32: a clip's length limits them.
+
+    Raises:
+        DataError: an edit list hides frames. decord counts them, its decoder does not show them:
+            each number would name another frame.
+    """
+    times = [float(time) for time in reader.get_frame_timestamp(range(len(reader)))[:, 0]]
+    hidden = sum(time < 0 for time in times)
+    if hidden:
+        raise DataError(name, f"an edit list hides {hidden} of its frames, which decord counts")
     bounds = Inside(window, tolerance=1e-3)
-    shown = [float(time) for time in times if time >= 0]  # what an edit list hides lies below 0
-    first = shown[0] if shown else 0.0
+    first = times[0] if times else 0.0
     return [
         number
         for number, time in enumerate(times)
-        if time >= 0
-        and not bounds.before(float(time) - first)
-        and not bounds.behind(float(time) - first)
+        if not bounds.before(time - first) and not bounds.behind(time - first)
     ]
 
 

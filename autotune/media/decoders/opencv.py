@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from math import ceil
 from typing import Any, ClassVar
 
@@ -23,6 +18,7 @@ from autotune.media.decoders.base import (
     no_frame,
     require,
 )
+from autotune.media.decoders.containers import with_best_stream_first
 from autotune.media.decoders.scaling import Scaler
 
 _EVEN = 1e-6
@@ -37,9 +33,10 @@ class OpenCV(Decoder):
 
     name: ClassVar[str] = "opencv"
     package: ClassVar[str] = "opencv-python-headless"
+    module: ClassVar[str] = "cv2"
 
     def __init__(self) -> None:
-        self._cv2 = require("cv2", self.package, self.name)
+        self._cv2 = require(self.module, self.package, self.name)
         # What it has to say of a clip it cannot open is said by the DataError.
         logging = self._cv2.utils.logging
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)
@@ -89,11 +86,8 @@ class OpenCV(Decoder):
         cv2 = self._cv2
         check_readable(path, name)
         options = [cv2.CAP_PROP_N_THREADS, window.threads]
-        if _best_stream(path):
-            with _best_stream_alone(path) as alone:
-                capture = cv2.VideoCapture(alone, cv2.CAP_FFMPEG, options)
-        else:
-            capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
+        with with_best_stream_first(path, name) as opened:
+            capture = cv2.VideoCapture(opened, cv2.CAP_FFMPEG, options)
         if not capture.isOpened():
             raise DataError(name, "OpenCV cannot open it as a video")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # as coded: the reference does not rotate
@@ -160,45 +154,3 @@ class OpenCVBuffer(OpenCV):
         if self._buffer is None or self._buffer.shape != shape:
             self._buffer = np.empty(shape, np.uint8)
         return capture.retrieve(self._buffer)[1]
-
-
-@lru_cache(maxsize=1 << 16)
-def _best_stream(path: str) -> int:
-    """Which of a file's video streams is FFmpeg's best one; 0 where PyAV cannot open it either.
-
-    OpenCV takes the first and cannot be asked, so PyAV is, once a file and process.
-    """
-    import av
-
-    try:
-        with av.open(path) as container:
-            best = container.streams.best("video")
-            return 0 if best is None else list(container.streams.video).index(best)
-    except (av.FFmpegError, OSError):
-        return 0
-
-
-@contextmanager
-def _best_stream_alone(path: str) -> Iterator[str]:
-    """A file that holds nothing but a clip's best video stream, copied; it lies in memory.
-
-    OpenCV's FFmpeg backend cannot be told which stream to take (and its captures of Python's
-    file objects crash in 5.0).
-    """
-    import av
-
-    memory = io.BytesIO()
-    with av.open(path) as source, av.open(memory, "w", format="nut") as alone:
-        stream = source.streams.best("video")
-        copy = alone.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                alone.mux(packet)
-    descriptor = os.memfd_create("autotune-stream")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(memory.getbuffer())
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)  # who has opened the path keeps what it opened

@@ -27,9 +27,10 @@ class PyAV(Decoder):
 
     name: ClassVar[str] = "pyav"
     package: ClassVar[str] = "av"
+    module: ClassVar[str] = "av"
 
     def __init__(self) -> None:
-        self._av = require("av", self.package, self.name)
+        self._av = require(self.module, self.package, self.name)
         self._scaler = Scaler()
 
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:
@@ -90,14 +91,6 @@ class PyAV(Decoder):
             pictures = [self._scaler.video_frame(frames[index], window) for index in wanted]
             stacked = assemble(pictures, places)
         return DecodedWindow(stacked, unique(places), len(frames), watch.seconds)
-
-
-def window_pts(container: Any, stream: Any, window: Window) -> tuple[list[int], Fraction]:
-    """The pts of the window's frames, ascending, in ticks, and the seconds of a tick; nothing is
-    decoded. Empty where the timestamps do not say which frames there are."""
-    if stream is None or stream.time_base is None:
-        return [], Fraction(1)
-    return _packets(container, stream, window)[1], Fraction(stream.time_base)
 
 
 def _packets(container: Any, stream: Any, window: Window) -> tuple[list[Any], list[int]]:

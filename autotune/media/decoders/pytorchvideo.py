@@ -1,8 +1,7 @@
 """pytorchvideo's `EncodedVideo`: reads the file, seeks, decodes by PyAV to float tensors.
 
-Written against its documentation: `get_clip` gives the frames of a window in seconds since the
-stream's first timestamp, float32 in 0..255, [C, T, H, W]; it takes the first video stream, and
-its threads are its own business.
+`get_clip` gives the frames of a window in seconds since the stream's first timestamp, float32 in
+0..255, [C, T, H, W]. It takes the first video stream, and its threads are its own business.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from autotune.media.decoders.base import (
     no_frame,
     require,
 )
+from autotune.media.decoders.containers import with_best_stream_first
 from autotune.media.decoders.scaling import Scaler
 from autotune.media.packets import one_line
 
@@ -34,17 +34,18 @@ class PyTorchVideo(Decoder):
 
     name: ClassVar[str] = "pytorchvideo"
     package: ClassVar[str] = "pytorchvideo"
+    module: ClassVar[str] = "pytorchvideo.data.encoded_video"
 
     def __init__(self) -> None:
-        self._module = require("pytorchvideo.data.encoded_video", self.package, self.name)
+        self._module = require(self.module, self.package, self.name)
         self._scaler = Scaler()
 
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:
         check_readable(path, name)
         watch = Stopwatch()
         try:
-            with watch("demux"):
-                video = self._module.EncodedVideo.from_path(path)
+            with watch("demux"), with_best_stream_first(path, name) as opened:
+                video = self._module.EncodedVideo.from_path(opened, decode_audio=False)
             try:
                 with watch("decode"):
                     frames = _frames(video, window)

@@ -22,11 +22,12 @@ class Spdl(Decoder):
 
     name: ClassVar[str] = "spdl"
     package: ClassVar[str] = "spdl"
+    module: ClassVar[str] = "spdl.io"
 
     def __init__(self) -> None:
         from autotune.media.native import loaded_ffmpeg
 
-        require("spdl.io", self.package, self.name)
+        require(self.module, self.package, self.name)
         try:
             loaded_ffmpeg()
         except UnsupportedError as error:

@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from autotune.exceptions import DataError, UnsupportedError
-from autotune.media.decoders import DECODERS, Decoder, Window, load
+from autotune.media.decoders import DECODERS, Decoder, Window, library_of, load
+from autotune.media.packets import one_line
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ def time_decoders(
             that counts is always made.
 
     Returns:
-        In the order of ``names``; those that are not installed say so.
+        In the order of ``names``; those that are not installed, or are broken, say so.
 
     Raises:
         InputError: there is no decoder of such a name.
@@ -83,7 +83,7 @@ def time_decoders(
         except UnsupportedError as error:
             timing.unavailable = str(error)
             continue
-        timing.version = _version(decoder.package)
+        timing.version = library_of(timing.decoder)[1]
         ready.append((timing, decoder))
     longest = 0.0
     for block in range(-1, blocks):
@@ -92,17 +92,27 @@ def time_decoders(
             break
         shift = max(block, 0) % max(1, len(ready))
         for timing, decoder in ready[shift:] + ready[:shift]:
+            if timing.unavailable is not None:
+                continue
             tell(timing.decoder)
-            _pass(timing, decoder, clips, window, counted=block >= 0)
+            try:
+                _pass(timing, decoder, clips, window, counted=block >= 0)
+            except Exception as error:  # what a library does that no `Decoder` may: its end alone
+                _give_up(timing, error)
         longest = max(longest, time.perf_counter() - begun)
     return timings
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # e.g. opencv-python instead of its headless build
-        return "unknown"
+def _give_up(timing: Timing, error: Exception) -> None:
+    """Forget a decoder's figures, which are not of all its blocks."""
+    timing.seconds.clear()
+    timing.parts.clear()
+    timing.failed.clear()
+    timing.decoded = timing.decoded_frames = 0
+    timing.unavailable = (
+        f"decoder: {timing.decoder}: failed with {type(error).__name__}: {one_line(error)}; update "
+        "its package, or leave it out"
+    )
 
 
 def _pass(

@@ -26,9 +26,10 @@ class TorchCodec(Decoder):
 
     name: ClassVar[str] = "torchcodec"
     package: ClassVar[str] = "torchcodec"
+    module: ClassVar[str] = "torchcodec.decoders"
 
     def __init__(self) -> None:
-        self._decoders = require("torchcodec.decoders", self.package, self.name)
+        self._decoders = require(self.module, self.package, self.name)
         self._scaler = Scaler()
 
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:

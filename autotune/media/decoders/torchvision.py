@@ -1,8 +1,9 @@
-"""torchvision's `read_video`, of the versions that still have it: it is gone from 0.28 on.
+"""torchvision's `read_video`, of the versions that still have it: it is gone from 0.26 on.
 
-Written against its documentation: frames with ``start_pts <= pts <= end_pts``, both in the
-stream's own time, and before them the frame that is shown when the window begins. Threads are
-its own business.
+It gives the frames with ``start_pts <= pts <= end_pts`` of the first video stream, both in the
+stream's own time, and before them the frame that is shown when the window begins; but no pts. So
+they are asked for by the times of the first and the last frame wanted. Threads are its own
+business.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from autotune.media.decoders.base import (
     no_frame,
     require,
 )
-from autotune.media.decoders.pyav import window_pts
+from autotune.media.decoders.containers import Timestamps, timestamps, with_best_stream_first
 from autotune.media.decoders.scaling import Scaler
 from autotune.media.packets import one_line
+from autotune.media.windows import pts_window
 
 
 class TorchVision(Decoder):
@@ -33,30 +35,26 @@ class TorchVision(Decoder):
 
     name: ClassVar[str] = "torchvision"
     package: ClassVar[str] = "torchvision"
+    module: ClassVar[str] = "torchvision.io"
 
     def __init__(self) -> None:
-        module = require("torchvision.io", self.package, self.name)
+        module = require(self.module, self.package, self.name)
         self._read = getattr(module, "read_video", None)
         if self._read is None:
             raise UnsupportedError(
                 f"decoder: {self.name}: this version of torchvision has no read_video any more "
-                "(its release 0.28 removed it); use the decoder torchcodec, which replaces it"
+                "(its release 0.26 removed it); use the decoder torchcodec, which replaces it"
             )
-        self._av = require("av", "av", self.name)
         self._scaler = Scaler()
 
     def decode(self, path: str, name: str, window: Window) -> DecodedWindow:
         check_readable(path, name)
+        first, last = _first_and_last(timestamps(path, name), name, window)
         watch = Stopwatch()
         try:
-            with watch("demux"), self._av.open(path) as container:
-                stream = container.streams.best("video")
-                pts, time_base = window_pts(container, stream, window)
-            if not pts:
-                raise no_frame(name, window)
-            with watch("decode"):
-                frames = self._between(path, pts[0] * time_base, pts[-1] * time_base)
-        except (self._av.FFmpegError, RuntimeError, ValueError) as error:
+            with watch("decode"), with_best_stream_first(path, name) as opened:
+                frames = self._between(opened, first, last)
+        except (RuntimeError, ValueError) as error:
             raise DataError(name, one_line(error)) from error
         if len(frames) == 0:
             raise no_frame(name, window)
@@ -75,3 +73,18 @@ class TorchVision(Decoder):
                 path, start_pts=first, end_pts=last, pts_unit="sec", output_format="THWC"
             )
         return frames
+
+
+def _first_and_last(shown: Timestamps, name: str, window: Window) -> tuple[Fraction, Fraction]:
+    """Times of a window's first and last frame, seconds in the stream's own time.
+
+    Raises:
+        DataError: it holds none.
+    """
+    if not shown.pts:
+        raise no_frame(name, window)
+    bounds = pts_window(shown.pts[0], shown.time_base, window.start, window.duration)
+    inside = [pts for pts in shown.pts if pts in bounds]
+    if not inside:
+        raise no_frame(name, window)
+    return inside[0] * shown.time_base, inside[-1] * shown.time_base
