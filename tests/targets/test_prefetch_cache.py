@@ -244,6 +244,7 @@ def test_no_latency_is_neither_waited_for_nor_told() -> None:
         ({"cache_batches": 0}, ["params.cache_batches", "0"]),
         ({"cache_device": "cuda", "pin_memory": True}, ["pin_memory: True has no effect"]),
         ({"transform_device": "cuda", "wire_dtype": "uint8"}, ["wire_dtype: uint8 has no effect"]),
+        ({"decoder": "pytorchvideo", "decoder_threads": 2}, ["decoder_threads: 2 has no effect"]),
     ],
 )
 def test_wrong_parameters_are_named(values: dict[str, Any], words: list[str]) -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from autotune.exceptions import InputError, UnsupportedError
 from autotune.media.reference import decode_reference
+from autotune.plugins import load_target
+from autotune.search_space import SearchSpace, find_space
 from autotune.storage import Database
 from autotune.targets.base import BuildContext
 from autotune.targets.torch_dataloader import TorchDataLoader
@@ -199,6 +201,8 @@ def test_a_folder_of_bad_clips_ends_with_the_cause(tmp_path: Path) -> None:
         ({"num_workers": 0, "persistent_workers": True}, ["persistent_workers: True has no"]),
         ({"num_workers": 0, "wire_dtype": "uint8"}, ["wire_dtype: uint8 has no effect"]),
         ({"transform_device": "cuda", "wire_dtype": "uint8"}, ["transform_device: cuda"]),
+        ({"decoder": "torchvision", "decoder_threads": 2}, ["decoder_threads: 2 has no effect"]),
+        ({"decoder": "pytorchvideo", "decoder_threads": 2}, ["with decoder: pytorchvideo"]),
         ({"decoder": "gstreamer"}, ["params.decoder", "gstreamer", "'opencv_buffer'"]),
     ],
 )
@@ -207,6 +211,18 @@ def test_wrong_parameters_are_named(values: dict[str, Any], words: list[str]) ->
         validated(Params, values, "params")
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [NAME, "prefetch_cache"])
+def test_threads_are_searched_for_the_decoders_that_take_a_number(target: str) -> None:
+    space, accepted = SearchSpace.load(find_space(target)), load_target(target).Params
+    for decoder in space.parameters["decoder"].domain():
+        params = {**space.defaults(), "decoder": decoder, "decoder_threads": 2}
+        if "decoder_threads" in space.active(params):
+            accepted.model_validate(params)
+        else:
+            with pytest.raises(ValueError, match="decoder_threads: 2 has no effect"):
+                accepted.model_validate(params)
 
 
 @pytest.mark.parametrize("params", [{"pin_memory": True}, {"transform_device": "cuda"}])

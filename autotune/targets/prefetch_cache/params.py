@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from autotune.targets.samples import Inactive, SampleParams
-from autotune.targets.torch_dataloader.params import DecoderName
+from autotune.targets.torch_dataloader.params import OWN_THREADS, DecoderName
 from autotune.targets.torch_dataloader.params import Settings as DataLoaderSettings
 
 
@@ -20,7 +20,11 @@ class Params(SampleParams):
     """What can be tuned. A name that `torch_dataloader` has too means the same here."""
 
     inactive: ClassVar[Inactive] = MappingProxyType(
-        {("cache_device", "cuda"): ("pin_memory",), ("transform_device", "cuda"): ("wire_dtype",)}
+        {
+            ("cache_device", "cuda"): ("pin_memory",),
+            ("transform_device", "cuda"): ("wire_dtype",),
+            **OWN_THREADS,
+        }
     )
 
     cache_batches: int = Field(8, ge=1, le=65536)

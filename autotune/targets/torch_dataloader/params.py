@@ -26,6 +26,11 @@ DecoderName = Literal[
 ]
 
 
+OWN_THREADS: Inactive = MappingProxyType(
+    {("decoder", name): ("decoder_threads",) for name in ("torchvision", "pytorchvideo")}
+)
+"""Decoders that offer no number of threads."""
+
 NEEDS_WORKERS = (
     "prefetch_factor",
     "persistent_workers",
@@ -61,6 +66,8 @@ class DataLoaderParams(SampleParams):
 
 class Params(DataLoaderParams):
     """What can be tuned."""
+
+    inactive: ClassVar[Inactive] = MappingProxyType({**DataLoaderParams.inactive, **OWN_THREADS})
 
     decoder_threads: int = Field(1, ge=1, le=64)
     decoder: DecoderName = "pyav"
