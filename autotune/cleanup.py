@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from autotune import processes, shared_memory
+from autotune import processes, shared_memory, system_v
 from autotune.machine import visible_gpus
 from autotune.process_tree import ProcessTree
 from autotune.shared_memory import SegmentWatch
@@ -33,6 +34,7 @@ _GPU_SLACK = 64 * 2**20
 _LONGEST_FOLDER = 60
 """Characters: multiprocessing adds 32 to it for a socket, whose path may have 107."""
 _KEY = 8
+_OWNER = "owner"
 
 
 @dataclass
@@ -46,14 +48,15 @@ class Before:
 def make_scratch(study: str, trial: str) -> str | None:
     """A new folder for the trial's temporary files; None where none can be made.
 
-    Its name carries the study and the trial, so that `end_leftovers` knows it again. Its path is
-    short, since sockets are made in it.
+    Its name carries the study and the trial, so that `end_leftovers` knows it again; a file in it
+    says whose it is. Its path is short, since sockets are made in it.
     """
     for place in (tempfile.gettempdir(), "/tmp"):
         if len(place) <= _LONGEST_FOLDER:
             folder = Path(place) / f"{_scratch_prefix(study)}{trial[:_KEY]}"
             with contextlib.suppress(OSError):
                 folder.mkdir(mode=0o700, exist_ok=True)
+                (folder / _OWNER).write_text(_owner())
                 return str(folder)
     return None
 
@@ -154,12 +157,15 @@ def end_leftovers(study: str, keep: Collection[int] = ()) -> list[str]:
     found = orphans(guardians=True)
     if found:
         segments = shared_memory.used_by(found)
-        before = shared_memory.listing(older_than=max(processes.age(pid) for pid in found))
+        age = max(processes.age(pid) for pid in found)
+        before = shared_memory.listing(older_than=age)
+        began = time.time() - age
         ended, _ = processes.end(orphans, grace=0.5)
         # guardians remember the segments of processes that are gone already: they end by
         # themselves
         processes.end(lambda: orphans(guardians=True), patience=_GUARDIAN_SECONDS)
         shared_memory.remove(segments, before)
+        system_v.remove(found, before=(), since=began)
     _remove_old_scratch(study)
     return ended
 
@@ -174,19 +180,46 @@ def _scratch_prefix(study: str) -> str:
 
 
 def _remove_old_scratch(study: str) -> None:
-    """Remove the folders of trials of this study that no process uses, and end processes noted
-    there that carry no mark any more."""
-    used = {
-        processes.environment_of(pid).get(processes.SCRATCH_MARK)
-        for pid in processes.marked(STUDY_MARK, study)
-    }
+    """Remove the folders of trials that no process uses: of this study, and of any whose supervisor
+    is gone, as `autotune measure` never comes back to a study. End processes noted there that carry
+    no mark any more."""
+    used = {processes.environment_of(pid).get(processes.SCRATCH_MARK) for pid in processes.pids()}
     for place in {tempfile.gettempdir(), "/tmp"}:
-        for folder in Path(place).glob(f"{_scratch_prefix(study)}*"):
-            if str(folder) not in used:
-                noted, _ = processes.forks_noted(str(folder))
-                hidden = [int(who.partition(":")[0]) for who in noted if processes.exists(who)]
-                processes.send(hidden, signal.SIGKILL)
-                remove_scratch(str(folder))
+        for folder in Path(place).glob("autotune-*-*"):
+            of_study = folder.name.startswith(_scratch_prefix(study))
+            if (
+                str(folder) in used
+                or not _is_mine(folder)
+                or not (of_study or _is_orphaned(folder))
+            ):
+                continue
+            noted, _ = processes.forks_noted(str(folder))
+            hidden = [int(who.partition(":")[0]) for who in noted if processes.exists(who)]
+            processes.send(hidden, signal.SIGKILL)
+            remove_scratch(str(folder))
+
+
+def _is_mine(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        status = folder.lstat()
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return False
+
+
+def _owner() -> str:
+    """This process, told apart from those of other containers and of an earlier boot, whose pids
+    mean nothing here."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')} {processes.identity()}"
+
+
+def _is_orphaned(folder: Path) -> bool:
+    """Whether the supervisor that made a trial's folder is gone for certain."""
+    try:
+        here, _, owner = (folder / _OWNER).read_text().rpartition(" ")
+        return here == _owner().rpartition(" ")[0] and not processes.exists(owner)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _gpu_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""Shared memory that processes leave behind: files in /dev/shm, and System V segments.
+"""Shared memory that processes leave behind: files in /dev/shm; for System V see `system_v`.
 
 Files in /dev/shm are POSIX shared memory and POSIX semaphores (``sem.*``). Nothing in them says
 who made them, so a file counts as a trial's only if one of its processes was seen with it mapped
@@ -14,12 +14,10 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from autotune import processes
+from autotune import processes, system_v
 
 _FOLDER = "/dev/shm"
 _PREFIX = f"{_FOLDER}/"
-_SYSV = "/proc/sysvipc/shm"
-_IPC_RMID = 0
 _MAX_SHARE = 0.03
 """Of one core, for looking at what a trial has mapped, where new files come all the time."""
 _NOTE = "shared-memory"
@@ -85,7 +83,7 @@ class SegmentWatch:
 
     def __init__(self) -> None:
         self._before = listing()
-        self._sysv_before = set(sysv_segments())
+        self._sysv_before = system_v.items()
         self._names = set(self._before)
         self._seen: set[str] = set()
         self._next = 0.0
@@ -145,7 +143,7 @@ class SegmentWatch:
         """
         left = [path for path in listing() if _maker(path) in ever]
         remove({*self._seen, *left}, self._before)
-        remove_sysv(ever, self._sysv_before)
+        system_v.remove(ever, self._sysv_before)
 
 
 def quiet(alarm: int) -> None:
@@ -166,34 +164,3 @@ def _maker(path: str) -> int | None:
     kind, _, rest = os.path.basename(path).partition("_")
     pid = rest.partition("_")[0]
     return int(pid) if kind == "torch" and pid.isdigit() else None
-
-
-def sysv_segments() -> dict[int, tuple[int, int]]:
-    """System V segments by id: the pid that made each, and how many processes have it attached."""
-    found: dict[int, tuple[int, int]] = {}
-    with contextlib.suppress(OSError), open(_SYSV, encoding="ascii") as file:
-        # key shmid perms size cpid lpid nattch ...: see proc_sysvipc(5)
-        for line in file.readlines()[1:]:
-            fields = line.split()
-            found[int(fields[1])] = (int(fields[4]), int(fields[6]))
-    return found
-
-
-def remove_sysv(makers: Collection[int], before: Collection[int]) -> list[int]:
-    """Remove System V segments that these processes made and none has attached.
-
-    Args:
-        makers: pids of the trial.
-        before: ids of segments that were there when it began.
-
-    Returns:
-        The ids of what was removed.
-    """
-    removed = []
-    for segment, (maker, attached) in sysv_segments().items():
-        if segment not in before and maker in makers and attached == 0:
-            import ctypes
-
-            if ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None) == 0:
-                removed.append(segment)
-    return removed

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotune import processes, shared_memory
+from autotune import processes, system_v
 from autotune.storage import Database
 from autotune.trial import STUDY_MARK, TRIAL_MARK
 from experiments.benchmarks import _common
@@ -72,7 +72,7 @@ class Scene:
     """What the faults themselves saw go wrong."""
     forced: list[float] = field(default_factory=list)
     """When a driver had to be ended by SIGKILL."""
-    sysv_before: set[int] = field(default_factory=lambda: set(shared_memory.sysv_segments()))
+    sysv_before: set[system_v.Item] = field(default_factory=system_v.items)
 
     def __post_init__(self) -> None:
         self.disk.mkdir(exist_ok=True)
@@ -198,8 +198,8 @@ class Scene:
             if processes.command_of(pid).startswith(name) and processes.is_running(pid)
         ]
         found += [entry for entry in os.listdir("/dev/shm") if name in entry]
-        made = set(shared_memory.sysv_segments()) - self.sysv_before
-        found += [f"System V segment {key}" for key in made]
+        made = system_v.items() - self.sysv_before
+        found += [f"System V {item.kind} {item.id}" for item in made]
         temporary = Path(tempfile.gettempdir())
         found += map(str, temporary.glob(f"autotune-{study[:8]}-*"))
         found += map(str, temporary.glob(f"{name}*"))

@@ -262,13 +262,14 @@ def _name() -> str:
 
 
 def _leak() -> None:
-    """Leave shared memory, a semaphore, a System V segment and a temporary file."""
+    """Leave shared memory, a semaphore, both of System V too, and a temporary file."""
     for name in (f"{_name()}-{os.getpid()}", f"sem.{_name()}-{os.getpid()}"):
         with open(f"/dev/shm/{name}", "wb+") as file:
             file.truncate(4096)
             _KEPT.append(mmap.mmap(file.fileno(), 4096))
     libc = ctypes.CDLL(None)
     libc.shmget(0, 4096, 0o1600)  # IPC_PRIVATE, IPC_CREAT
+    libc.semctl(libc.semget(0, 2, 0o1600), 0, 16, 1)  # SETVAL: the last to operate on it is known
     Path(tempfile.mkdtemp(prefix=_name()), "left").write_bytes(b"x")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from autotune import processes, shared_memory
+from autotune import processes, shared_memory, system_v
 from autotune.supervisor import supervise
 from autotune.trial import TRIAL_MARK, Event, Limits, TrialResult, TrialSpec, WindowEvent
 from experiments.benchmarks.faulty import FAULTS, MOMENTS, Fault, left_by
@@ -52,11 +52,11 @@ STUDY = uuid.uuid4().hex
 
 
 def traces() -> set[str]:
-    """Processes of trials, shared memory, System V segments and temporary folders."""
+    """Processes of trials, shared memory, System V segments and semaphores, temporary folders."""
     name = left_by(STUDY)
     found = {f"process {p}" for p in processes.pids() if is_of_a_trial(p)}
     found |= {path for path in shared_memory.listing() if name in path}
-    found |= {f"System V segment {key}" for key in shared_memory.sysv_segments()}
+    found |= {f"System V {item.kind} {item.id}" for item in system_v.items()}
     temporary = Path(tempfile.gettempdir())
     found |= {str(path) for path in temporary.glob(f"{name}*")}
     return found | {str(path) for path in temporary.glob(f"autotune-{STUDY[:8]}-*")}
