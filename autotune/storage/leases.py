@@ -125,7 +125,7 @@ class Leases(Store):
                 raise StudyConflict(
                     f"study {name!r} is being driven by process {row.pid} on {row.host} "
                     f"(seen {max(0.0, now - row.renewed_at):.0f} s ago); wait for it, "
-                    f"end it with `autotune stop {name}`, or use another --study-name"
+                    f"end it with `kill -INT {row.pid}` there, or use another --study-name"
                 )
             session.execute(
                 update(LeaseRow)

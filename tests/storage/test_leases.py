@@ -50,7 +50,7 @@ def test_a_second_driver_is_refused_and_a_killed_one_taken_over(
         with pytest.raises(StudyConflict) as caught:
             database.acquire_lease(study.id, "me")
         assert f"process {process.pid} on {os.uname().nodename}" in str(caught.value)
-        assert "autotune stop kinetics" in str(caught.value)
+        assert f"kill -INT {process.pid}" in str(caught.value)
         process.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 10
         while process_started(process.pid) is not None and time.monotonic() < deadline:
