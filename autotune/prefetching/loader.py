@@ -286,8 +286,8 @@ class PrefetchLoader:
     # ------------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """Forget all batches and end the threads, after the samples that they are at.
-        Idempotent."""
+        """Forget all batches and end the threads, after the samples that they are at; one that
+        hangs there is left behind after some seconds, with a RuntimeWarning. Idempotent."""
         if self._closed:
             return
         self._closed = True

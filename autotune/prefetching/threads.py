@@ -1,18 +1,25 @@
 """The threads that make samples.
 
 `concurrent.futures` would let the interpreter, on its way out, wait for everything that is still
-queued: with a cache of many slow batches for minutes. These threads finish the sample they are at.
+queued: with a cache of many slow batches for minutes. These threads finish the sample they are at,
+and are not waited for where that hangs.
 """
 
 from __future__ import annotations
 
 import atexit
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
+
+END_SECONDS = 10.0
+"""The longest wait for all threads to finish what they are at: longer than a sample takes, and
+short for a read that hangs on storage that is gone."""
 
 
 class Threads(Generic[Task]):
@@ -66,6 +73,9 @@ class Threads(Generic[Task]):
     def end(self, wait: bool = True) -> None:
         """End the threads when they have finished what they are at; what is queued is forgotten.
 
+        One that has not come back after `END_SECONDS` is left behind, with a RuntimeWarning: it
+        ends with its task, or with the process.
+
         Args:
             wait: until they have. Not from a finalizer, which may run in one of them.
         """
@@ -74,9 +84,21 @@ class Threads(Generic[Task]):
         for _ in self._threads:
             self._queue.put(None)  # SimpleQueue's is safe in a finalizer
         if wait:
-            for thread in self._threads:
-                if thread.ident is not None:
-                    thread.join()
+            self._join()
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        left = sum(thread.is_alive() for thread in self._threads)
+        if left:
+            warnings.warn(
+                f"{left} of {len(self._threads)} threads of a PrefetchLoader are still at a sample "
+                f"{END_SECONDS:g} s after its end; does its storage answer?",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _loop(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -438,6 +440,40 @@ def test_closing_wakes_a_consumer_that_waits() -> None:
     closing.join(10)
     assert len(errors) == 1
     assert "closed" in errors[0]
+
+
+HUNG = """
+import os, sys
+from autotune.prefetching import PrefetchLoader, threads
+
+class Hung:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if index >= 4:
+            open(sys.argv[1], "rb").close()  # nobody writes to it: hangs
+        return index
+
+threads.END_SECONDS = 0.5
+loader = PrefetchLoader(Hung(), 4, shuffle=False, num_threads=2, collate_fn=list)
+print(next(iter(loader)), flush=True)
+if sys.argv[2] == "close":
+    loader.close()
+    print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["close", "exit"])
+def test_a_read_that_hangs_keeps_neither_close_nor_the_interpreter(
+    tmp_path: Path, how: str
+) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    command = [sys.executable, "-c", HUNG, str(pipe), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == ["[0, 1, 2, 3]", *(["closed"] if how == "close" else [])]
+    assert " of 2 threads of a PrefetchLoader are still at a sample 0.5 s" in done.stderr
 
 
 def test_the_interpreter_exits_without_waiting_for_what_is_queued() -> None:
