@@ -76,9 +76,13 @@ def trial_columns(baseline: Mapping[str, Scalar] | None) -> list[Column]:
     ]
 
 
-def best_columns(baseline: Mapping[str, Scalar] | None, *, across: bool = False) -> list[Column]:
-    """Columns of the best trials; ``across`` studies names the study of each."""
+def best_columns(
+    baseline: Mapping[str, Scalar] | None, *, across: bool = False, smallest: str | None = None
+) -> list[Column]:
+    """Columns of the best trials; ``across`` studies names the study of each, ``smallest`` is the
+    key of what they are in order by."""
     study = [Column("study", "study")] if across else []
+    least = [] if smallest is None else [Column(smallest.removeprefix("params."), smallest)]
     return [
         *study,
         Column("trial", "number", justify="right"),
@@ -86,6 +90,7 @@ def best_columns(baseline: Mapping[str, Scalar] | None, *, across: bool = False)
         Column("95 % interval", "ci_low", _interval_cell, "right"),
         Column("vs baseline", "ratio", _gain_cell),
         Column("epoch", "epoch_seconds", _epoch_cell, "right"),
+        *least,
         Column(
             "parameters" if across else "differs from the baseline",
             "params",

@@ -126,6 +126,16 @@ def best(
             show_default=False,
         ),
     ] = None,
+    smallest: Annotated[
+        str | None,
+        typer.Option(
+            "--smallest",
+            metavar="FIGURE",
+            help="Among the best and those within the noise floor of it, those with the least of "
+            "this first, e.g. cache_gib.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +167,7 @@ def best(
       autotune best kinetics_nvdec --top 5
       autotune best kinetics_nvdec --where 'host_memory_gib < 32'
       autotune best kinetics_nvdec --per num_demux_threads
+      autotune best cached --smallest cache_gib
       autotune best --target spdl_video --gpu H100
     """
     if (study is None) == (target is None):
@@ -167,10 +178,12 @@ def best(
         raise InputError("--gpu: only with --target; a study has one machine")
     if per is not None and target is not None:
         raise InputError("--per: only for the best of one study; name the study")
+    if smallest is not None and target is not None:
+        raise InputError("--smallest: only for the best of one study; name the study")
     condition = None if where is None else Expression.parse(where, "--where")
     with open_database(storage) as database:
         if study is not None:
-            _best_of_study(database, study, top, condition, per, fmt)
+            _best_of_study(database, study, top, condition, per, smallest, fmt)
             return
         groups = database.best_across(str(target), gpu=gpu, top=top, where=condition)
         _emit_groups(groups, None, fmt, top)
@@ -184,13 +197,14 @@ def _best_of_study(
     top: int,
     where: Expression | None,
     per: str | None,
+    smallest: str | None,
     fmt: Format,
 ) -> None:
     from autotune.results import ALL, across_workloads, winners
 
     record = database.get_study(study)
     groups = database.best(record.id, top=ALL, where=where, per=per)
-    _emit_groups(groups, record, fmt, top)
+    _emit_groups(groups, record, fmt, top, smallest)
     if fmt is Format.table and len(groups) > 1:
         across = across_workloads(database, record, winners(database, record))
         if across is not None:
@@ -200,15 +214,20 @@ def _best_of_study(
 
 
 def _emit_groups(
-    groups: list[BestGroup], record: StudyRecord | None, fmt: Format, top: int
+    groups: list[BestGroup],
+    record: StudyRecord | None,
+    fmt: Format,
+    top: int,
+    smallest: str | None = None,
 ) -> None:
     """A table of the ``top`` of each group; in the other formats one list, each trial naming its
     group.
 
-    ``record`` is the study they are of; None across studies.
+    ``record`` is the study they are of; None across studies. ``smallest`` is what the best one
+    and its ties are put in order by.
     """
     from autotune.ceilings import Ceilings
-    from autotune.results import ties, trial_figures
+    from autotune.results import least_of_ties, ties, trial_figures
 
     across = record is None
     ceilings = None if record is None else Ceilings.of(record)
@@ -216,8 +235,11 @@ def _emit_groups(
     everything = []
     for group in groups:
         rows = []
-        shown = group.trials[:top]
         tied = [] if record is None else ties(group, record)
+        best = group.trials[0].number if group.trials else 0
+        if record is not None and smallest is not None:
+            group = least_of_ties(group, record, smallest)
+        shown = group.trials[:top]
         for trial in shown:
             found = trial_figures(
                 trial, group.baseline, tied=trial.number in tied, ceilings=ceilings
@@ -238,15 +260,19 @@ def _emit_groups(
             compared: Params | None = base.params
         else:
             compared = None if record is None else record.baseline
-        emit_rows(
-            rows, columns.best_columns(compared, across=across), fmt, title=_title(group, space)
-        )
+        shape = columns.best_columns(compared, across=across, smallest=_key(smallest, rows))
+        emit_rows(rows, shape, fmt, title=_title(group, space))
         if record is not None and record.noise is not None and tied:
-            typer.echo(columns.ties_line(shown[0].number, tied, record.noise["floor"]))
+            typer.echo(columns.ties_line(best, tied, record.noise["floor"]))
         if ceilings is not None and (line := columns.ceiling_line(ceilings.model_dump(), rows[0])):
             typer.echo(line)
     if fmt is not Format.table:
         emit_rows(everything, columns.best_columns(None, across=across), fmt)
+
+
+def _key(name: str | None, rows: list[dict[str, Any]]) -> str | None:
+    """Where the rows hold a parameter or figure."""
+    return f"params.{name}" if any(name in row["params"] for row in rows) else name
 
 
 def _baseline_object(group: BestGroup) -> dict[str, Any] | None:
