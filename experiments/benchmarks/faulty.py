@@ -12,6 +12,7 @@ import mmap
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -58,7 +59,7 @@ def drawn(number: int) -> Fault | None:
     rng = random.Random(number)
     if number == 0 or rng.random() < 0.2:
         return None
-    name = rng.choice(sorted(KINDS))
+    name = rng.choice(sorted(KINDS.keys() - NOT_DRAWN))
     # a hang before the first batch takes as long to notice as a slow start may last
     late = KINDS[name] == "hang"
     weights = [0, 0, 0, 2, 1] if late else [3, 3, 3, 3, 1]
@@ -203,6 +204,15 @@ def _hang_with_the_gil() -> None:
     ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the GIL: no other thread runs
 
 
+def _spin() -> None:
+    while True:  # the GIL is handed on every few milliseconds
+        pass
+
+
+def _spin_with_the_gil() -> None:
+    re.match("(a+)+$", "a" * 64 + "b")  # backtracks for ever, in C: no other thread runs
+
+
 def _allocate() -> None:
     held = []
     while True:  # about 1 GiB/s, every page touched
@@ -285,6 +295,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "child_dies": lambda: _raise(RuntimeError("a child process of the loader is gone")),
     "hang": _sleep,
     "hang_with_the_gil": _hang_with_the_gil,
+    "spin": _spin,
+    "spin_with_the_gil": _spin_with_the_gil,
     "half_a_line": _half_a_line,
     "closed_pipe": _close_the_pipe,
     "garbage": _garbage,
@@ -309,6 +321,8 @@ KINDS: dict[str, str] = {
     "child_dies": "crash",
     "hang": "hang",
     "hang_with_the_gil": "hang",
+    "spin": "hang",
+    "spin_with_the_gil": "hang",
     "half_a_line": "hang",
     "closed_pipe": "crash",
     "garbage": "crash",
@@ -323,6 +337,9 @@ KINDS: dict[str, str] = {
     "leak": "finished",
 }
 """What has to come of each fault, before the result is out."""
+
+NOT_DRAWN = frozenset({"spin", "spin_with_the_gil"})
+"""Never a number's fault: they hang as others do, and take a core away from what runs beside."""
 
 BY_ITSELF = frozenset({"exit", "error", "child_dies"})
 """The worker ends by itself and not by a signal: before the first batch, a failed start."""
