@@ -8,6 +8,9 @@
     The number of the step; `samples_per_step` says what a step holds.
 ``seconds`` alone
     The time of one step by the script's clock; `samples_per_step` as above.
+``rank``, with any of these
+    Which rank of a distributed job printed the line. Each is counted by itself, and their samples
+    are added up; `samples_per_step` is then of one rank.
 
 Without ``samples_per_second`` and ``seconds``, the time is that at which a line arrives.
 """
@@ -16,17 +19,24 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from autotune.exceptions import InputError, MeasurementFailed
 from autotune.search_space.document import listed
+from autotune.targets.command.counter import StepCounter
 from autotune.targets.command.reports import Report
 from autotune.trial import Failure
 
-GROUPS = ("samples_per_second", "samples", "step", "seconds")
+RANK = "rank"
+GROUPS = ("samples_per_second", "samples", "step", "seconds", RANK)
+
+_FORMS = (("samples_per_second",), ("samples",), ("samples", "seconds"), ("step",), ("seconds",))
+"""Groups that tell a rate together."""
 
 _LINE_END = re.compile(rb"[\r\n]+")
 _MAX_LINE = 65536
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 
 
 def checked_regex(text: str, has_step_size: bool, where: str = "target.regex") -> re.Pattern[str]:
@@ -45,18 +55,60 @@ def checked_regex(text: str, has_step_size: bool, where: str = "target.regex") -
     groups = set(pattern.groupindex)
     for name in sorted(groups - set(GROUPS)):
         raise InputError(f"{where}: unknown group {name!r}. Accepted: {listed(GROUPS)}")
-    if not groups:
+    figures = groups - {RANK}
+    if not figures:
         raise InputError(
-            f"{where}: {text!r} has no named group. Name what it finds, e.g. "
+            f"{where}: {text!r} has no named group that tells a rate. Name what it finds, e.g. "
             r"'(?P<samples_per_second>[\d.]+) samples/s'. "
             f"Accepted: {listed(GROUPS)}"
         )
-    if not groups & {"samples_per_second", "samples"} and not has_step_size:
+    if figures not in map(set, _FORMS):
+        accepted = "; ".join(" and ".join(form) for form in _FORMS)
         raise InputError(
-            f"{where}: {listed(sorted(groups))} alone does not tell samples. Give "
+            f"{where}: the groups {' and '.join(sorted(figures))} together tell no rate: whether "
+            "one belongs to a step or to all since the last line is not known. Accepted: "
+            f"{accepted}; each also with rank. Write (?:...) around what is not to be read"
+        )
+    if not figures & {"samples_per_second", "samples"} and not has_step_size:
+        raise InputError(
+            f"{where}: {listed(sorted(figures))} alone does not tell samples. Give "
             "target.samples_per_step, a number or an expression such as batch_size * 8"
         )
     return pattern
+
+
+class _Series:
+    """The matching lines of one rank, or of all where the expression has no group ``rank``."""
+
+    def __init__(self, samples_per_step: float | None) -> None:
+        self._per_step = samples_per_step or 0.0
+        self._last_time: float | None = None
+        self._owed = 0.0
+        self.steps = StepCounter()
+
+    def report(self, values: Mapping[str, float], now: float, rank: int) -> Report | None:
+        """What a line tells; None if it is about a step that was counted before."""
+        began = self.steps.began
+        samples = self._samples(values, now)
+        if began and samples == 0.0 and "step" in values:
+            return None
+        self._last_time = now
+        # a rate times a time is no whole number: what is cut off is owed to the next report
+        whole = max(0, round(samples + self._owed))
+        self._owed += samples - whole
+        return Report(now, whole, rank=rank)
+
+    def _samples(self, values: Mapping[str, float], now: float) -> float:
+        """Samples since the last line."""
+        elapsed = 0.0 if self._last_time is None else now - self._last_time
+        if "samples_per_second" in values:
+            return values["samples_per_second"] * elapsed
+        if "step" in values:
+            return self._per_step * self.steps.advance(values["step"])
+        samples = values.get("samples", self._per_step)
+        if "seconds" not in values:
+            return samples
+        return samples / values["seconds"] * elapsed if values["seconds"] > 0 else 0.0
 
 
 class OutputLines:
@@ -64,14 +116,10 @@ class OutputLines:
 
     def __init__(self, pattern: re.Pattern[str], samples_per_step: float | None) -> None:
         self._pattern = pattern
-        self._per_step = samples_per_step
         self._rest = b""
-        self._last_time: float | None = None
-        self._last_step: float | None = None
-        self._owed = 0.0
+        self._series: defaultdict[int, _Series] = defaultdict(lambda: _Series(samples_per_step))
         self.lines = 0
         """Lines seen, empty ones left out."""
-        self.matches = 0
         self.last_line = ""
 
     def take(self, data: bytes, now: float) -> Iterator[Report]:
@@ -79,7 +127,7 @@ class OutputLines:
         progress bars.
 
         Raises:
-            MeasurementFailed: if what a group found is no number.
+            MeasurementFailed: if what a group found is no number, or the steps make no series.
         """
         *lines, self._rest = _LINE_END.split(self._rest + data)
         self._rest = self._rest[-_MAX_LINE:]
@@ -90,57 +138,53 @@ class OutputLines:
             self.lines += 1
             self.last_line = line
             found = self._pattern.search(line)
-            if found is not None:
-                self.matches += 1
-                yield self._report(_numbers(found.groupdict(), line), now)
+            if found is None:
+                continue
+            values = _numbers(found.groupdict(), line)
+            rank = int(values.pop(RANK, 0))
+            report = self._series[rank].report(values, now, rank) if values else None
+            if report is not None:
+                yield report
 
-    def _report(self, values: Mapping[str, float], now: float) -> Report:
-        samples = self._samples(values, now)
-        self._last_time = now
-        # a rate times a time is no whole number: what is cut off is owed to the next report
-        whole = max(0, round(samples + self._owed))
-        self._owed += samples - whole
-        return Report(now, whole)
-
-    def _samples(self, values: Mapping[str, float], now: float) -> float:
-        elapsed = 0.0 if self._last_time is None else now - self._last_time
-        if "samples_per_second" in values:
-            return values["samples_per_second"] * elapsed
-        samples = self._count(values)
-        if "seconds" not in values:
-            return samples
-        return samples / values["seconds"] * elapsed if values["seconds"] > 0 else 0.0
-
-    def _count(self, values: Mapping[str, float]) -> float:
-        """Samples since the last line, by the script's own counts."""
-        if "samples" in values:
-            return values["samples"]
-        per_step = self._per_step or 0.0
-        if "step" not in values:
-            return per_step
-        last, self._last_step = self._last_step, values["step"]
-        if last is None:  # how many steps came before is not known
-            return 0.0
-        steps = self._last_step - last
-        return per_step * (steps if steps >= 0 else self._last_step)  # it began a new epoch
+    def warnings(self) -> list[str]:
+        """What a user should know of the lines that were counted."""
+        late = sum(series.steps.late_lines for series in self._series.values())
+        if not late:
+            return []
+        return [
+            "target.regex: a step was printed after a later one, as where several ranks print; "
+            "such lines count no step. Let one rank print, or name it with a group (?P<rank>\\d+)"
+        ]
 
 
 def _numbers(found: Mapping[str, str | None], line: str) -> dict[str, float]:
-    values: dict[str, float] = {}
-    for name, text in found.items():
-        if text is None:
-            continue
-        try:
-            values[name] = float(text.replace(",", ""))
-            if not 0.0 <= values[name] < math.inf:
-                raise ValueError(text)
-        except ValueError:
-            raise MeasurementFailed(
-                Failure(
-                    kind="start_up",
-                    cause=f"target.regex: the group {name} found {text!r} in {line[:200]!r}, "
-                    "which is no number from 0 on",
-                    advice=r"Let the group match digits and a point only: [\d.]+",
-                )
-            ) from None
-    return values
+    """What the groups found; those that took no part in the match are left out.
+
+    Raises:
+        MeasurementFailed: if one is no number, with the remedy.
+    """
+    return {name: _number(name, text, line) for name, text in found.items() if text is not None}
+
+
+def _number(name: str, text: str, line: str) -> float:
+    try:
+        value = float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
+    except ValueError:
+        value = math.nan
+    if 0.0 <= value < math.inf and (name != RANK or value == int(value)):
+        return value
+    advice = r"Let the group match digits and a point only: [\d.]+"
+    if "," in text:
+        advice = (
+            "A comma is read between thousands alone (1,234.5): let the script print a point "
+            "before decimals, e.g. by LC_ALL=C in target.environment"
+        )
+    kind = "whole number" if name == RANK else "number"
+    raise MeasurementFailed(
+        Failure(
+            kind="start_up",
+            cause=f"target.regex: the group {name} found {text!r} in {line[:200]!r}, which is no "
+            f"{kind} from 0 on",
+            advice=advice,
+        )
+    )
