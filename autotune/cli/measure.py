@@ -9,7 +9,15 @@ import typer
 from autotune.cli import figures
 from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note, stderr_console
 from autotune.cli.live import LiveObserver
-from autotune.cli.options import DataDirOption, FormatOption, SeedOption, SetOption, seconds
+from autotune.cli.options import (
+    DataDirOption,
+    FormatOption,
+    LiveOption,
+    SeedOption,
+    SetOption,
+    publishing_to,
+    seconds,
+)
 from autotune.cli.stopping import StopOnSignals
 from autotune.observer import StudyObserver
 
@@ -59,6 +67,7 @@ def measure(
             "whole of --max-time, 2m by default.",
         ),
     ] = False,
+    live: LiveOption = None,
     seed: SeedOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer copies it
     fmt: FormatOption = Format.table,
@@ -98,12 +107,12 @@ def measure(
     looks = LOCATE_INTERVAL if locate else None
     signal = StopSignal()
     console = stderr_console()
-    with StopOnSignals(signal) as stopping:
+    with publishing_to(live), StopOnSignals(signal) as stopping:
         if console.is_terminal and not console.is_dumb_terminal:
-            with LiveObserver(baseline, stopping.started, console) as live:
-                stopping.tell = live.later
+            with LiveObserver(baseline, stopping.started, console) as view:
+                stopping.tell = view.later
                 outcome = measure_once(
-                    experiment, observer=live, signal=signal, locate_seconds=looks
+                    experiment, observer=view, signal=signal, locate_seconds=looks
                 )
         else:
             quiet = _Quiet(stopping)

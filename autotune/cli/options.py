@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import typer
 
 from autotune.cli.formatting import Format
 from autotune.exceptions import InputError
+from autotune.publishing.publisher import LIVE_VARIABLE
 
 if TYPE_CHECKING:
     from autotune.storage import Database
@@ -63,6 +65,40 @@ DataDirOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Seed of every random choice.")
 ]
+
+
+LiveOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--live",
+        metavar="PATH",
+        help="Publish rates and queues while it runs, as JSON lines: into a folder or a named pipe "
+        "that is there, or a file.",
+        show_default=False,
+    ),
+]
+
+
+@contextmanager
+def publishing_to(path: Path | None) -> Iterator[None]:
+    """Let the processes that are started publish there, as `LIVE_VARIABLE` asks them to.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if path is None:
+        yield
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"--live: {path}: there is no folder {path.parent}; make it first")
+    before = os.environ.get(LIVE_VARIABLE)
+    os.environ[LIVE_VARIABLE] = str(path.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[LIVE_VARIABLE]
+        if before is not None:
+            os.environ[LIVE_VARIABLE] = before
 
 
 def seconds(text: str, option: str) -> float:

@@ -14,9 +14,11 @@ from autotune.cli.formatting import Column, Format, JsonObject, emit_object, not
 from autotune.cli.options import (
     DataDirOption,
     FormatOption,
+    LiveOption,
     SeedOption,
     SetOption,
     StorageOption,
+    publishing_to,
     seconds,
 )
 from autotune.cli.stopping import FIRST, StopOnSignals, tell_stderr
@@ -71,6 +73,7 @@ def soak(
         ),
     ] = None,
     data_dir: DataDirOption = None,
+    live: LiveOption = None,
     seed: SeedOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer copies it
     storage: StorageOption = None,
@@ -109,7 +112,11 @@ def soak(
     side = read_side(what, "WHAT", storage=storage_url(storage), overrides=overrides, values=given)
     settings = SoakSettings(length, line, locate, output or _default_file(what))
     signal = StopSignal()
-    with StopOnSignals(signal, _tell) as stopping, _View(stopping, length) as view:
+    with (
+        publishing_to(live),
+        StopOnSignals(signal, _tell) as stopping,
+        _View(stopping, length) as view,
+    ):
         outcome = soak_side(
             side, settings, observer=view, signal=signal, on_sample=view.interval_ended
         )
