@@ -28,9 +28,6 @@ LIVE_VARIABLE = "AUTOTUNE_LIVE"
 
 INTERVAL_SECONDS = 0.5
 
-PIPE_BYTES = 4096
-"""PIPE_BUF: longer lines of several processes would mix in a pipe."""
-
 Told = Mapping[str, Any]
 """Part of a line. Of several sources, numbers are added up and lists joined."""
 
@@ -62,6 +59,26 @@ def _forked() -> None:
     if of_this_process is not None:
         of_this_process.abandon()
         of_this_process = None
+
+
+def encoded(told: Mapping[str, Any], longest: int | None) -> bytes:
+    """One line. Where it is too long, queues and stages are left out from the end, then all that
+    is not needed to read it.
+
+    Args:
+        longest: bytes that may be written at once; None: any number.
+    """
+    line = dict(told)
+    while True:
+        text = json.dumps(line, separators=(",", ":"), default=str).encode() + b"\n"
+        if longest is None or len(text) <= longest:
+            return text
+        lists = [name for name in ("queues", "stages") if line.get(name)]
+        if lists:
+            most = max(lists, key=lambda name: len(line[name]))
+            line[most] = line[most][:-1]
+        elif not (line.pop("about", None) or line.pop("error", None)):
+            return text
 
 
 class Publisher:
@@ -131,8 +148,7 @@ class Publisher:
             line = self._line()
             for sink in self._sinks.values():
                 told = {"about": self.about, **line} if sink.wants_start else line
-                text = json.dumps(told, separators=(",", ":"), default=str).encode() + b"\n"
-                if not sink.write(text):
+                if not sink.write(encoded(told, sink.longest)):
                     self._dropped += 1
 
     def _line(self) -> dict[str, Any]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import Protocol
+
+PIPE_BYTES = 4096
+"""PIPE_BUF: what is longer may be cut in a pipe, or mixed with the lines of other processes."""
 
 FILE_BYTES = 2**20
 """A process keeps its last one to two of these: at some 1 KB a line, ten minutes and more."""
@@ -19,6 +23,10 @@ class Sink(Protocol):
     @property
     def wants_start(self) -> bool:
         """Whether the next line is the first one that a reader will see."""
+
+    @property
+    def longest(self) -> int | None:
+        """Bytes of a line that is sure to stay whole; None: any number."""
 
     def write(self, line: bytes) -> bool:
         """Write a line without waiting; False where it was dropped."""
@@ -38,6 +46,8 @@ def open_sink(path: str) -> Sink:
 
 class Folder:
     """A file of this process in a folder; when it is full it becomes the older one of two."""
+
+    longest = None
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, f"{os.getpid()}.jsonl")
@@ -86,11 +96,14 @@ class Stream:
         self._path = path
         self._descriptor: int | None = None
         self.wants_start = True
+        self.longest: int | None = None
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.exists(path) and not os.path.isdir(folder):
             raise FileNotFoundError(2, "there is no such folder", folder)
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise PermissionError(13, "it may not be written", path)
+        if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+            self.longest = PIPE_BYTES
 
     def write(self, line: bytes) -> bool:
         try:
