@@ -19,12 +19,15 @@ bytes:
     {"event": "step", "samples": 16}
     {"event": "step", "samples": 16, "frames": 256, "rank": 3, "time": 81723.25}
     {"event": "start", "rank": 0, "parameters": {"num_workers": 4}}
+    {"event": "stage", "name": "augment", "tasks": 8, "busy_seconds": 0.41, "pid": 4711}
 
 ``time`` is seconds of CLOCK_MONOTONIC (default: when the line is read), ``rank`` tells processes
-apart (default 0).
+apart (default 0). ``tasks`` and ``busy_seconds`` of a stage are since the line before of that
+process, ``pid``.
 
-Three more calls let `autotune watch` look into a loader while it runs. They too may stay: where
-``AUTOTUNE_LIVE`` is not set they return at once.
+Three more calls let `autotune watch` look into a loader while it runs; what the first and the last
+time is also among the stages of a measurement. They too may stay: where nobody watches or measures
+they return at once.
 
     loader = probe.watch(DataLoader(...))       # waits for batches, batches that are ready
     probe.queue("frames", my_queue)             # anything with qsize() or a length, or a function
@@ -37,7 +40,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +57,7 @@ MAX_LINE_BYTES = 4096
 """PIPE_BUF: the lines of several processes cannot mix up to this length."""
 
 _LONGEST_TEXT = 200
+_TELL_SECONDS = 0.5
 
 _WATCHING_VARIABLES = ("AUTOTUNE_LIVE", "AUTOTUNE_SCRATCH")
 """Where to publish; and set in a trial, which somebody may begin to watch at any time."""
@@ -68,6 +75,7 @@ class _Reporter:
         self._descriptor: int | None = None
         self.active: bool | None = None
         """Whether somebody reads; None before the first call."""
+        self._warned = False
 
     def open(self) -> bool:
         """Look for the pipe; returns whether there is one."""
@@ -84,14 +92,22 @@ class _Reporter:
             return
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         if len(line) > MAX_LINE_BYTES:
-            raise ValueError(
-                f"autotune.probe: {len(line)} bytes of {event['event']!r} are too long; report at "
-                f"most {MAX_LINE_BYTES}"
-            )
+            self._warn_of_length(event, len(line))
+            return
         try:
             os.write(self._descriptor, line)
         except OSError:  # nobody reads any more
             self._descriptor, self.active = None, False
+
+    def _warn_of_length(self, event: dict[str, object], length: int) -> None:
+        """Once; an exception would end a training because of its measurement."""
+        if not self._warned:
+            self._warned = True
+            print(
+                f"autotune.probe: {event['event']} is left out: its line of {length} bytes is "
+                f"longer than the {MAX_LINE_BYTES} that are written whole. Report less in a call",
+                file=sys.stderr,
+            )
 
 
 def _open() -> int | None:
@@ -112,6 +128,38 @@ def _open() -> int | None:
 _reporter = _Reporter()
 
 
+class _Stages:
+    """What this process's stages did, told to the measurement now and then. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[str, tuple[int, float]] = {}
+        self._told = time.monotonic()
+
+    def took(self, name: str, seconds: float) -> None:
+        """A task of a stage is done."""
+        with self._lock:
+            tasks, busy = self._totals.get(name, (0, 0.0))
+            self._totals[name] = (tasks + 1, busy + seconds)
+            now = time.monotonic()
+            if now - self._told < _TELL_SECONDS:
+                return
+            self._told, due, self._totals = now, self._totals, {}
+        for told, (tasks, busy) in due.items():
+            _reporter.send(
+                {
+                    "event": "stage",
+                    "name": str(told)[:_LONGEST_TEXT],
+                    "tasks": tasks,
+                    "busy_seconds": round(busy, 6),
+                    "pid": os.getpid(),
+                }
+            )
+
+
+_stages = _Stages()
+
+
 class _Watching:
     """Whoever watches this process, looked for by the first call."""
 
@@ -127,7 +175,6 @@ class _Watching:
             if self.active:
                 from autotune.publishing.teller import connected
 
-                os.register_at_fork(after_in_child=_forked)
                 self.teller = connected(_rank())
         return self.teller
 
@@ -137,8 +184,45 @@ _watching = _Watching()
 
 def _forked() -> None:
     """A worker of the loader tells for itself, from its first call on."""
-    global _watching
-    _watching = _Watching()
+    global _watching, _stages
+    _watching, _stages = _Watching(), _Stages()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class _Listeners:
+    """Whoever wants to know of stages and queues: who watches, and who measures."""
+
+    def __init__(self, teller: Teller | None) -> None:
+        self._teller = teller
+
+    def took(self, name: str, seconds: float) -> None:
+        """A task of a stage is done."""
+        if self._teller is not None:
+            self._teller.took(name, seconds)
+        if active():
+            _stages.took(name, seconds)
+
+    def add_queue(self, name: str, size: Callable[[], int], capacity: int) -> None:
+        """There is a queue; a measurement has no use for it."""
+        if self._teller is not None:
+            self._teller.add_queue(name, size, capacity)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """What is done inside is a task of a stage."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took(name, time.monotonic() - began)
+
+
+def _listeners() -> _Listeners | None:
+    """None where nobody watches or measures."""
+    teller = None if _watching.active is False else _watching.look()
+    return _Listeners(teller) if teller is not None or active() else None
 
 
 def active() -> bool:
@@ -197,28 +281,28 @@ def queue(name: str, queue: Any, capacity: int = 0) -> None:
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """Have it published how long what is done inside takes, and how often it is done."""
-    if _watching.active is not False and (teller := _watching.look()):
-        return teller.timed(name)
-    return _NOTHING
+    """Have it told how long what is done inside takes, and how often it is done."""
+    listeners = _listeners()
+    return _NOTHING if listeners is None else listeners.timed(name)
 
 
 _NOTHING = contextlib.nullcontext()
 
 
 def watch(loader: _AnyLoader, name: str = "next") -> _AnyLoader:
-    """The same loader; while somebody watches, one that publishes how long each batch is waited
-    for and, of a `torch.utils.data.DataLoader` with workers, how many batches are ready.
+    """The same loader; while somebody watches or measures, one that tells how long each batch is
+    waited for and, of a `torch.utils.data.DataLoader` with workers, how many batches are ready.
 
     Args:
         loader: any iterable of batches, before its first epoch.
         name: of the stage that waiting for a batch is shown as.
     """
-    if _watching.active is not False and (teller := _watching.look()):
-        from autotune.publishing.watched import Watched
+    listeners = _listeners()
+    if listeners is None:
+        return loader
+    from autotune.publishing.watched import Watched
 
-        return Watched(loader, teller, name)  # type: ignore[return-value]
-    return loader
+    return Watched(loader, listeners, name)  # type: ignore[return-value]
 
 
 def _rank() -> int:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from autotune.publishing import publisher
@@ -81,15 +81,6 @@ class Teller:
             tasks, busy = self._stages.get(name, (0, 0.0))
             self._stages[name] = (tasks + 1, busy + seconds)
         self._look()
-
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """What is done inside is a task of a stage."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.took(name, time.monotonic() - began)
 
     def stepped(self, samples: int, frames: int) -> None:
         """A training step is done."""

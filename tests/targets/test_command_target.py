@@ -140,7 +140,7 @@ def test_a_printed_rate_counts_for_the_time_since_the_last_line() -> None:
     lines = output(r"(?P<samples_per_second>[\d.,]+) samples/s")
     found = samples(lines, (10, "a 100 samples/s"), (11, "50.0 samples/s"), (13, "1,000 samples/s"))
     assert found == [0, 50, 2000]
-    assert (lines.lines, lines.matches) == (3, 3)
+    assert lines.lines == 3
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=60), st.floats(0.01, 3))
@@ -158,6 +158,64 @@ def test_steps_of_a_known_size_also_over_an_epoch_s_end() -> None:
     assert samples(lines, *pairs) == [0, 160, 480, 160]
 
 
+def steps_of(*numbers: float) -> tuple[float, list[str]]:
+    """Steps counted after the first line, and what is told of them."""
+    lines = output(r"step (?P<step>\d+)", 1.0)
+    found = samples(lines, *((float(i), f"step {n:g}") for i, n in enumerate(numbers)))
+    return sum(found), lines.warnings()
+
+
+def test_lines_of_several_ranks_count_each_step_once_and_that_is_told() -> None:
+    steps, told = steps_of(12, 13, 12, 13, 14, 15, 14, 15)
+    assert steps == 3
+    assert "Let one rank print, or name it with a group (?P<rank>" in told[0]
+    assert len(told) == 1
+    assert steps_of(10, 10, 20, 20, 30, 30) == (20, [])
+    assert steps_of(10, 20, 30, 40, 30, 40, 50, 50)[0] == 40
+    # rank 1 is late at the end of an epoch: its last line is no leap of the new one
+    assert steps_of(*range(1, 101), 1, 100, 1, 2, 2, 3)[0] == 99 + 3
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5), st.data())
+def test_whoever_of_the_ranks_prints_first_the_steps_are_those_of_the_job(
+    ranks: int, stride: int, epochs: int, data: st.DataObject
+) -> None:
+    """Epochs of nine lines; of the first ones nothing is known yet."""
+    first = data.draw(st.integers(0, stride))
+    printed = [first + i for i in range(stride, 10 * stride, stride)] * epochs
+    numbers = [number for number in printed for _ in range(ranks)]
+    overtaken = st.sets(st.integers(6 * ranks, len(numbers) - 2), max_size=6)
+    for i in sorted(data.draw(overtaken)) if ranks > 1 else ():
+        numbers[i], numbers[i + 1] = numbers[i + 1], numbers[i]
+    expected = printed[8] - printed[0] + (epochs - 1) * printed[8]
+    assert steps_of(*numbers)[0] == expected
+
+
+def test_a_fall_that_nothing_explains_is_a_failure_with_the_remedy() -> None:
+    with pytest.raises(MeasurementFailed, match="fell from 500 to 300") as caught:
+        steps_of(480, 490, 500, 300)
+    assert "Let one rank print, or name the rank with a group" in caught.value.failure.advice
+
+
+def test_ranks_that_are_named_are_counted_by_themselves_and_added_up() -> None:
+    lines = output(r"\[(?P<rank>\d+)\] step (?P<step>\d+)", 4.0)
+    pairs = [(0.0, "[0] step 500"), (0.1, "[1] step 12"), (1.0, "[0] step 501")]
+    pairs += [(1.1, "[1] step 13"), (2.0, "[0] step 502"), (2.1, "[1] step 15")]
+    reports = [r for now, text in pairs for r in lines.take(f"{text}\n".encode(), now)]
+    assert [(r.rank, r.samples) for r in reports] == [
+        (0, 0),
+        (1, 0),
+        (0, 4),
+        (1, 4),
+        (0, 4),
+        (1, 8),
+    ]
+    assert lines.warnings() == []
+    rates = output(r"\[(?P<rank>\d+)\] (?P<samples_per_second>[\d.]+)/s")
+    found = samples(rates, *((t, f"[{rank}] 100/s") for t in (0, 1, 2) for rank in (0, 1)))
+    assert sum(found) == 400, "two ranks of 100/s for two seconds"
+
+
 def test_samples_and_the_script_s_own_seconds() -> None:
     assert samples(output(r"n=(?P<samples>\d+)"), (1, "n=4"), (3, "n=6")) == [4, 6]
     timed = output(r"n=(?P<samples>\d+) in (?P<seconds>[\d.]+)")
@@ -172,6 +230,23 @@ def test_a_progress_bar_s_carriage_returns_end_lines_too() -> None:
     assert [r.samples for r in lines.take(b"00\r", 2.0)] == [2]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("1,234", 1234), ("12,345,678.5", 12345678.5), ("245.3", 245.3)]
+)
+def test_commas_are_read_between_thousands(text: str, value: float) -> None:
+    lines = output(r"(?P<samples_per_second>\S+)/s")
+    assert sum(samples(lines, (0, f"{text}/s"), (2, f"{text}/s"))) == pytest.approx(
+        2 * value, abs=0.5
+    )
+
+
+@pytest.mark.parametrize("text", ["245,3", "0,065", "1,23", "1234,567", "1.234,5", ",5"])
+def test_a_comma_before_decimals_is_refused_with_the_remedy(text: str) -> None:
+    with pytest.raises(MeasurementFailed, match="the group seconds found") as caught:
+        samples(output(r"(?P<seconds>\S+) s/it", 8.0), (1, f"{text} s/it"))
+    assert "LC_ALL=C in target.environment" in caught.value.failure.advice
+
+
 @pytest.mark.parametrize("text", ["nan/s", "-5/s", "1.2.3/s", "inf/s"])
 def test_what_is_no_number_is_a_failure_that_says_so(text: str) -> None:
     with pytest.raises(MeasurementFailed, match="the group samples_per_second found"):
@@ -184,6 +259,9 @@ def test_what_is_no_number_is_a_failure_that_says_so(text: str) -> None:
         ("(", "is no regular expression"),
         ("samples/s", "has no named group"),
         (r"(?P<rate>\d+)", "unknown group 'rate'"),
+        (r"(?P<rank>\d+)", "has no named group that tells a rate"),
+        (r"(?P<step>\d+) (?P<seconds>\d+)", "the groups seconds and step together tell no rate"),
+        (r"(?P<step>\d+) (?P<samples_per_second>\d+)", r"Write \(\?:\.\.\.\) around what is not"),
         (r"(?P<step>\d+)", r"Give target\.samples_per_step"),
         (r"(?P<seconds>\d+)", r"Give target\.samples_per_step"),
     ],
@@ -211,7 +289,8 @@ def test_lines_become_reports() -> None:
 
 @pytest.mark.parametrize(
     "line", [b"hello", b"[]", b'{"event":"stop"}', b'{"event":"step"}', b'{"samples":1}',
-             b'{"event":"step","samples":-1}', b'{"event":"step","samples":"many"}'],
+             b'{"event":"step","samples":-1}', b'{"event":"step","samples":"many"}',
+             b'{"event":"stage"}', b'{"event":"stage","name":"a","busy_seconds":-1}'],
 )  # fmt: skip
 def test_a_line_that_is_no_report_is_quoted(line: bytes) -> None:
     with pytest.raises(MeasurementFailed, match="is no report") as caught:
@@ -328,10 +407,13 @@ def test_settings_hold_what_the_worker_needs(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ whole measurements
 
+BOUNDS = {"min_seconds": 0.3, "max_seconds": 1.0}
+
 
 def specification(folder: Path, command: str | list[str], **changes: Any) -> TrialSpec:
     params = changes.pop("params", {"num_workers": 2})
     limits = {"startup_seconds": changes.pop("startup_seconds", 60.0)}
+    bounds = {key: changes.pop(key, usual) for key, usual in BOUNDS.items()}
     table = {name: (f"--{name.replace('_', '-')}", None) for name in params}
     settings = {"command": command, "working_dir": str(folder), "flags": table, **changes}
     return TrialSpec.model_validate(
@@ -341,7 +423,7 @@ def specification(folder: Path, command: str | list[str], **changes: Any) -> Tri
             "target": "command",
             "params": params,
             "settings": settings,
-            "measurement": {"min_seconds": 0.3, "max_seconds": 1.0, "window_seconds": 0.1},
+            "measurement": {**bounds, "window_seconds": 0.1},
             "limits": limits,
         }
     )
@@ -409,6 +491,44 @@ def test_a_program_in_another_language_writes_lines_itself(folder: Path) -> None
     result = measured(folder, ["bash", "train.sh", "{num_workers}"])
     assert result.measurement is not None, (result.failure, result.log_tail)
     assert 0 < result.measurement.samples_per_second <= 350 * 1.001
+
+
+def test_what_the_script_times_are_stages_of_the_measurement(folder: Path) -> None:
+    """Those of a forked worker too, as a DataLoader's are."""
+    script(
+        folder,
+        """
+        import os, sys, time
+        from autotune import probe
+        def augment():
+            with probe.stage("augment"):
+                time.sleep(0.02)
+        def clips():
+            while True:
+                time.sleep(0.03)
+                yield 1
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                augment()
+        for clip in probe.watch(clips()):
+            augment()
+            probe.step(samples=1)
+        """,
+    )
+    result = measured(folder, "{python} train.py {num_workers}", max_seconds=2.5, min_seconds=2.4)
+    figures = result.measurement
+    assert figures is not None, (result.failure, result.log_tail)
+    seen = [stage for window in result.windows for stage in window.stages]
+    tasks = {n: sum(s.tasks for s in seen if s.name == n) for n in ("augment", "next")}
+    busy = {n: sum(s.busy_seconds for s in seen if s.name == n) for n in tasks}
+    # the forked one does nothing else, so it has more of them than the other
+    assert tasks["augment"] > 2 * tasks["next"] > 0
+    assert busy["augment"] >= 0.02 * tasks["augment"]
+    assert busy["next"] >= 0.03 * tasks["next"]
+    assert {s.concurrency for s in seen if s.name == "augment"} == {2}
+    assert {s.name for s in figures.stages} == {"augment", "next"}
+    assert figures.accelerator_utilization is None
 
 
 def test_processes_that_inherit_no_descriptor_are_added_up(folder: Path) -> None:

@@ -19,7 +19,14 @@ from autotune.exceptions import MeasurementFailed
 from autotune.targets.base import Batch, Loader
 from autotune.targets.command.output import OutputLines
 from autotune.targets.command.process import Command, read
-from autotune.targets.command.reports import EventLines, Report, Started, Steps
+from autotune.targets.command.reports import (
+    EventLines,
+    Report,
+    Staged,
+    Stages,
+    Started,
+    Steps,
+)
 from autotune.trial import FailedClip, Failure, Params, Scalar, StageStats
 
 _STDOUT = 1
@@ -55,6 +62,7 @@ class CommandLoader(Loader):
         self._output = output
         self._patience = _PATIENCE * startup_seconds
         self._events = EventLines(time.monotonic())
+        self._stages = Stages()
         self._ready: deque[Batch] = deque()
         self._selector = selectors.DefaultSelector()
         self._selector.register(command.exited, selectors.EVENT_READ, None)
@@ -106,10 +114,13 @@ class CommandLoader(Loader):
                 pass
 
     def _take_events(self, data: bytes) -> None:
-        reports = self._events.take(data, time.monotonic())
+        now = time.monotonic()
+        reports = self._events.take(data, now)
         for report in reports:
             if isinstance(report, Started):
                 self._compare(report.parameters)
+            elif isinstance(report, Staged):
+                self._stages.add(report, now)
         if self._output is None:
             self._add(r for r in reports if isinstance(r, Report))
 
@@ -192,7 +203,8 @@ class CommandLoader(Loader):
         return dict(self._params)
 
     def stage_stats(self) -> list[StageStats]:
-        return []
+        """Of the stages that the script times with `autotune.probe`, if it does."""
+        return self._stages.take(time.monotonic())
 
     def failed(self) -> tuple[int, list[FailedClip]]:
         """None: the command alone knows."""
@@ -203,6 +215,9 @@ class CommandLoader(Loader):
             self._closed = True
             self._selector.close()
             self._command.close()
+
+    def warnings(self) -> list[str]:
+        return [] if self._output is None else self._output.warnings()
 
     def versions(self) -> dict[str, str]:
         return {"command": self._command.line}
