@@ -1,7 +1,8 @@
 """Parameters that the measured program may ignore.
 
 Two things together are worth a warning, neither alone: the program shows no sign of the parameter
-(`Target.suspects`), and no difference between its values can be told from chance.
+(`Target.suspects`), or none can be looked for, and no difference between its values can be told
+from chance.
 """
 
 from __future__ import annotations
@@ -24,20 +25,31 @@ _GROUPS = 3
 def ignored_warnings(
     nodes: Sequence[NodeInfo], searched: Collection[str], trials: Sequence[tuple[Params, float]]
 ) -> list[str]:
-    """One line for each searched parameter that is suspect and made no difference.
+    """One line for each searched parameter that is suspect and made no difference; one for all
+    without a difference where nobody could look for their names.
 
     Args:
         nodes: as they answered the probe.
         searched: names of the parameters that the study varies.
         trials: configuration and samples/s of each measured trial.
     """
-    suspects = [n for n in searched if any(n in node.suspects for node in nodes)]
-    return [
+    suspects = [n for n in searched if any(n in (node.suspects or ()) for node in nodes)]
+    warnings = [
         f"{name} may be ignored: {len(trials)} trials show no difference between its values, and "
         "neither its name nor its flag occurs in the script. Look whether the script reads it"
         for name in suspects
         if makes_no_difference(name, trials)
     ]
+    if all(node.suspects is not None for node in nodes):
+        return warnings
+    alike = [n for n in searched if n not in suspects and makes_no_difference(n, trials)]
+    if alike:
+        warnings.append(
+            f"{', '.join(alike)}: {len(trials)} trials show no difference between the values, and "
+            "the command names no source in which to look for the name or the flag. Look whether "
+            "the script reads it"
+        )
+    return warnings
 
 
 def makes_no_difference(name: str, trials: Sequence[tuple[Params, float]]) -> bool:

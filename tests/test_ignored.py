@@ -24,6 +24,9 @@ def node(*suspects: str) -> NodeInfo:
     return NodeInfo(node="n", fingerprint=Fingerprint(), names={}, suspects=list(suspects))
 
 
+UNREAD = NodeInfo(node="u", fingerprint=Fingerprint(), names={}, suspects=None)
+
+
 @pytest.mark.parametrize("name", ["workers", "mode", "pin"])
 def test_no_effect_is_no_difference(name: str) -> None:
     quiet = sum(makes_no_difference(name, trials(0.0, seed=s)) for s in range(40))
@@ -51,3 +54,14 @@ def test_only_a_suspect_that_is_searched_is_named() -> None:
     [line] = ignored_warnings([node("workers"), node()], ["workers", "mode"], flat)
     assert "workers may be ignored: 24 trials" in line
     assert ignored_warnings([node("workers")], ["workers"], trials(0.1)) == []
+
+
+def test_where_no_source_was_found_those_without_a_difference_are_named_once() -> None:
+    flat = [(params, 100.0) for params, _ in trials(0.0)]
+    [line] = ignored_warnings([UNREAD], ["workers", "mode"], flat)
+    assert line.startswith("workers, mode: 24 trials show no difference between the values, and ")
+    assert "no source" in line
+    assert ignored_warnings([UNREAD], ["workers"], trials(0.1)) == []
+    first, second = ignored_warnings([UNREAD, node("workers")], ["workers", "mode"], flat)
+    assert first.startswith("workers may be ignored")
+    assert second.startswith("mode: ")

@@ -62,8 +62,9 @@ class NodeInfo(Value):
     warnings: list[str] = Field(default_factory=list)
     unavailable: list[UnavailableValue] = Field(default_factory=list)
     """Values that this node cannot run: they are left out of the search."""
-    suspects: list[str] = Field(default_factory=list)
-    """Parameters of which what is measured shows no sign (see `Target.suspects`)."""
+    suspects: list[str] | None = Field(default_factory=list)
+    """Parameters of which what is measured shows no sign; None where it cannot be looked for (see
+    `Target.suspects`)."""
     error: str | None = None
     """Set when the node cannot measure this; ``error_kind`` says whose fault it is."""
     error_kind: Literal["input", "unsupported"] | None = None

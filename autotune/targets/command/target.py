@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,8 +21,6 @@ from autotune.trial import Scalar
 if TYPE_CHECKING:
     from autotune.config import Experiment
     from autotune.search_space import SearchSpace
-
-_MAX_SCRIPT_BYTES = 2**20
 
 
 class Settings(BaseModel):
@@ -42,7 +39,7 @@ class Settings(BaseModel):
     reports on AUTOTUNE_EVENTS, see `autotune.probe`."""
     samples_per_step: int | str | None = None
     """Samples of all ranks in a step, a number or an expression of parameters, for a ``regex``
-    that tells steps or seconds alone."""
+    that tells steps or seconds alone; of one rank where it has the group ``rank``."""
     frames_per_sample: int | str | None = None
     """Likewise, for steps that are reported without their frames; None: 1."""
     flags: FlagTable = Field(default_factory=dict)
@@ -95,17 +92,21 @@ class CommandTarget(Target):
         check_command(_words(checked, params, {"data_dir": ".", "seed": 0}), checked.working_dir)
         return {}
 
-    def suspects(self, params: ParamValues, settings: Mapping[str, Any]) -> list[str]:
-        """Parameters whose flag and name occur in none of the files that the command names.
+    def suspects(self, params: ParamValues, settings: Mapping[str, Any]) -> list[str] | None:
+        """Parameters whose flag and name occur in none of the sources that the command names;
+        None where it names none (see `sources`).
 
         An honest script may read a flag in a module that it imports, so this alone proves
         nothing.
         """
+        from autotune.targets.command.sources import source_text
+
         checked = Settings.model_validate(dict(settings))
         template = Template.parse(checked.command)
-        text = _script_text(_words(checked, params, {"data_dir": ".", "seed": 0}), checked)
+        words = _words(checked, params, {"data_dir": ".", "seed": 0})
+        text = source_text(words, checked.working_dir, checked.environment)
         if not text:
-            return []
+            return None
         found = []
         for name in params:
             labels = template.given_as(name, checked.flags)
@@ -177,17 +178,3 @@ def _number(value: int | str | None, params: ParamValues, where: str) -> float |
     if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
         raise InputError(f"{where}: {found} is not accepted. Accepted: a number above 0")
     return float(found)
-
-
-def _script_text(words: list[str], settings: Settings) -> str:
-    """The text of the files among a command's words, programs and data left out."""
-    folder = Path(settings.working_dir or ".")
-    texts = []
-    for word in words:
-        path = folder / word
-        try:
-            if path.is_file() and path.stat().st_size <= _MAX_SCRIPT_BYTES:
-                texts.append(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # binary, unreadable, or no path at all
-            continue
-    return "\n".join(texts)
