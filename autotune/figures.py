@@ -300,6 +300,7 @@ def summarize(
     frames = sum(w.frames for w in chosen)
     decoded = sum(w.decoded_frames for w in chosen)
     wall = sum(w.end - w.start for w in chosen)
+    busy = sum(w.busy_seconds for w in chosen)
     per_sample = 1.0 / samples if samples else 0.0
     ranks = [_rank_figures(r, decision) for r in records]
     # an interval that is not known reads +-100 %: JSON has no infinity
@@ -313,9 +314,8 @@ def summarize(
         decoded_fps=estimate.rate * decoded * per_sample if decoded else None,
         unique_frames=sum(w.unique_frames for w in chosen) * per_sample or None,
         time_to_first_batch=first_batch_seconds,
-        accelerator_utilization=(
-            min(1.0, sum(w.busy_seconds for w in chosen) / wall) if wall > 0 else 0.0
-        ),
+        # one that never worked is none: the batches were dropped, or consumed in a command
+        accelerator_utilization=min(1.0, busy / wall) if busy > 0 and wall > 0 else None,
         warmup_seconds=decision.start - min(r.start for r in records),
         seconds=estimate.seconds,
         steady=decision.steady,

@@ -256,7 +256,7 @@ class _Counter:
         """Count windows until it is decided, or the leader says stop."""
         run, settings = self._run, self._run.settings
         record = Record(rank=run.rank, first_batch_seconds=self._seconds)
-        waiting = 1 + int(getattr(self._loader, "prefetched_batches", 0))
+        waiting = 1 + self._loader.prefetched_batches
         record.drained = 0 if run.soak else waiting
         self._loader.stage_stats()  # what was before does not count
         self._loader.cache_use()

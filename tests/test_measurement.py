@@ -251,14 +251,18 @@ class PlantedLoader(Loader):
 
     def __init__(self, pace: float = 0.004, waiting: int = 0, end_after: int = 10**9) -> None:
         self.pace = pace
-        self.prefetched_batches = waiting
+        self.waiting = waiting
         self.end_after = end_after
         self.steps: list[int] = []
         self.failures = 0
 
+    @property
+    def prefetched_batches(self) -> int:
+        return self.waiting
+
     def __iter__(self) -> Iterator[Batch]:
         for index in range(self.end_after):
-            if index > self.prefetched_batches:
+            if index > self.waiting:
                 time.sleep(self.pace)
             yield Batch(None, None, 2, 32, 28, 40)
 

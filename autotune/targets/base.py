@@ -103,6 +103,11 @@ class Loader(ABC):
     """Whether batches may end for good before that, as those of a command do. What was delivered
     then makes the figure, if it is enough."""
 
+    @property
+    def prefetched_batches(self) -> int:
+        """Batches that may be ready when the first one is consumed: a burst to be left out."""
+        return 0
+
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches in the seeded order, epoch after epoch, without an end."""
@@ -248,7 +253,7 @@ class Target(ABC):
         """
         return []
 
-    def suspects(self, params: Configuration, settings: Mapping[str, Any]) -> list[str]:
+    def suspects(self, params: Configuration, settings: Mapping[str, Any]) -> list[str] | None:
         """Parameters of which what is measured shows no sign: it may ignore them. The user is
-        told if they make no difference either."""
+        told if they make no difference either. None where the target cannot look."""
         return []

@@ -172,8 +172,9 @@ class Measurement(Value):
     """Mean number of different frames per sample; None where the target cannot tell."""
     time_to_first_batch: float
     """From the start of the worker process to the first batch, seconds."""
-    accelerator_utilization: float
-    """Consumer busy time / wall time in the steady window, 0 to 1."""
+    accelerator_utilization: float | None
+    """Consumer busy time / wall time in the steady window, 0 to 1; None without a consumer of
+    autotune's."""
     warmup_seconds: float
     seconds: float
     """Length of the steady window."""

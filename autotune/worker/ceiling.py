@@ -42,8 +42,6 @@ class MemoryLoader(Loader):
         loader: takes `KEPT_BATCHES` batches from it and closes it.
     """
 
-    prefetched_batches = 0
-
     def __init__(self, loader: Loader) -> None:
         self._gc_was_on = gc.isenabled()
         try:
@@ -149,7 +147,7 @@ def stages_measurement(stages: list[StageCeiling], ready: float, seconds: float)
         decoded_fps=0.0,
         unique_frames=0.0,
         time_to_first_batch=ready,
-        accelerator_utilization=0.0,
+        accelerator_utilization=None,
         warmup_seconds=0.0,
         seconds=seconds,
         steady=False,

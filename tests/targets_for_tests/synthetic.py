@@ -40,13 +40,16 @@ class SyntheticLoader(Loader):
         self._closed = threading.Event()
         self._delivered = 0
         self._failed = 0
-        self.prefetched_batches = int(settings.get("prefetched", 0))
         self._segment: shared_memory.SharedMemory | None = None
         if settings.get("forkserver"):
             method = multiprocessing.get_context("forkserver")
             method.Process(target=sleep_for_ever, daemon=True).start()
         if settings.get("segment"):
             self._segment = shared_memory.SharedMemory(settings["segment"], create=True, size=4096)
+
+    @property
+    def prefetched_batches(self) -> int:
+        return int(self._settings.get("prefetched", 0))
 
     def __iter__(self) -> Iterator[Batch]:
         if self._settings.get("slow_rank", self._context.rank) == self._context.rank:

@@ -47,8 +47,6 @@ class PrefetchCacheLoader(Loader):
         self._settings = settings
         self._log = FailureLog(shard)
         self._buffers = BatchBuffers()
-        self.prefetched_batches: int = prefetch.cache_batches
-        """Batches that may be ready when the first one is consumed: a burst to be left out."""
         self._taken = 0
         self._counts = Counts(
             prefetch.num_threads, prefetch.cache_batches, lambda: self._taken + prefetch.ready
@@ -57,6 +55,10 @@ class PrefetchCacheLoader(Loader):
         self._first: Batch | None = None
         self._seen: Seen | None = None
         self._iterator = iter(prefetch)
+
+    @property
+    def prefetched_batches(self) -> int:
+        return self._prefetch.cache_batches
 
     def __iter__(self) -> Iterator[Batch]:
         while not self._closed.is_set():

@@ -62,8 +62,7 @@ class DataLoaderLoader(Loader):
         self._log = FailureLog(shard)
         self._buffers = BatchBuffers()
         capacity = loader.num_workers * (loader.prefetch_factor or 0)
-        self.prefetched_batches: int = capacity
-        """Batches that may be ready when the first one is consumed: a burst to be left out."""
+        self._prefetched_batches: int = capacity
         made = (lambda: sum(done)) if done is not None else (lambda: 0)
         self._counts = Counts(loader.num_workers, capacity, made)
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
@@ -97,6 +96,10 @@ class DataLoaderLoader(Loader):
             started = [p for p in multiprocessing.active_children() if p not in before]
             if started:
                 self._workers = sorted(started, key=lambda p: p.pid or 0)
+
+    @property
+    def prefetched_batches(self) -> int:
+        return self._prefetched_batches
 
     def __iter__(self) -> Iterator[Batch]:
         while not self._closed.is_set():
@@ -257,7 +260,7 @@ class DataLoaderLoader(Loader):
     def accounts(self) -> Accounts | None:
         """Samples asked for, with one more for each clip that failed in the place of another."""
         sampler: EpochBatches = self._loader.batch_sampler
-        under_way = (self.prefetched_batches + 1) * sampler.batch_size
+        under_way = (self._prefetched_batches + 1) * sampler.batch_size
         return Accounts(sampler.handed_out + self._log.report()[0], under_way)
 
     def warnings(self) -> list[str]:
