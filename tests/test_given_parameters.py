@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from autotune.config import Experiment, Plan, resolve
+from autotune.loaders.tuned import Recipe, build_tuned
 from autotune.plugins import load_target
 from autotune.search_space import SearchSpace, find_space
-from autotune.trial import Params
+from autotune.study import specification
+from autotune.targets.python.target import Settings, callables
+from autotune.trial import Fingerprint, NodeInfo, Params
 from tests.fakes import FakeExecutor
 from tests.launches import experiment, launch, url
 
@@ -76,9 +79,24 @@ def test_what_a_user_asked_for_is_not_changed(tmp_path: Path) -> None:
     assert made.given(asked) == asked
 
 
-def test_the_targets_of_open_parameters_get_them_all(tmp_path: Path) -> None:
+OWN = """
+def build(**parameters):
+    return parameters.items()
+"""
+
+
+@pytest.mark.parametrize(
+    ("params", "passed"),
+    [({"workers": 0}, {"workers": 0}), ({"workers": 2}, {"workers": 2, "depth": 4})],
+)
+def test_a_function_of_the_user_s_gets_what_has_an_effect_in_a_trial_and_in_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params, passed: Params
+) -> None:
+    """The specification holds every parameter: what is off is left out by the target."""
+    (tmp_path / "loader_of_a_user.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
     document = {
-        "target": {"name": "python", "function": "m:f", "working_dir": str(tmp_path)},
+        "target": {"name": "python", "function": "loader_of_a_user:build"},
         "search_space": {
             "parameters": {
                 "workers": {"min": 0, "max": 2, "default": 0},
@@ -87,7 +105,20 @@ def test_the_targets_of_open_parameters_get_them_all(tmp_path: Path) -> None:
         },
     }
     made = resolve(Experiment.from_dict(document))
-    assert made.given(made.baseline) == {"workers": 0, "depth": 4}
+    full = made.given(made.space.complete(params))
+    assert full == {**params, "depth": 4}
+    spec = specification(made, "s", full, NodeInfo(node="n", fingerprint=Fingerprint(), names={}))
+    measured = callables(Settings.model_validate(spec.settings), spec.params, {})[0]()
+    assert dict(measured) == passed
+    recipe = Recipe(
+        name="trial 1",
+        target="python",
+        params={"workers": 1, "depth": 4},
+        active=frozenset({"workers", "depth"}),
+        settings=made.settings,
+    )
+    trained: Any = build_tuned(recipe, **params)
+    assert dict(trained) == passed
 
 
 def test_every_measurement_and_the_probe_get_it(experiment: dict[str, Any], url: str) -> None:

@@ -86,8 +86,8 @@ def build_tuned(
 
 def _measured(recipe: Recipe, target: Target) -> Params:
     """The parameters to give. One that has no effect is left out, so that an override which gives
-    it one finds it at the target's default; a function of the user's own gets them all, as in
-    its trial."""
+    it one finds it at the target's default. Where the parameters are the user's own, the target
+    leaves them out itself, as in the trial."""
     if issubclass(target.Params, OpenParams):
         return recipe.params
     return {name: value for name, value in recipe.params.items() if name in recipe.active}

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 from autotune.config import load_experiment, resolve
+from autotune.study import specification
+from autotune.supervisor import supervise
+from autotune.trial import Fingerprint, NodeInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT.parent / "shared" / "clips" / "real"
@@ -140,6 +144,41 @@ def test_the_promised_lines_of_yaml_and_python_are_no_more_than_promised(tmp_pat
     plan = resolve(load_experiment(tmp_path / "study.yaml"))
     assert plan.searched.searched == ["num_workers", "prefetch_factor"]
     assert plan.settings["function"] == "my_loader:build"
+
+
+CLIPS_OF_A_PROJECT = """
+import torch
+
+
+class Clips(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4096
+
+    def __getitem__(self, index):
+        return torch.rand(3, 4, 8, 8), index % 5
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_promised_lines_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    (tmp_path / "study.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "my_loader.py").write_text(blocks("python")[0])
+    (tmp_path / "my_project.py").write_text(CLIPS_OF_A_PROJECT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    plan = resolve(
+        load_experiment(
+            tmp_path / "study.yaml",
+            values={"measurement.min_seconds": 0.3, "measurement.max_seconds": 1.0},
+        )
+    )
+    params = plan.space.complete({"num_workers": workers})
+    node = NodeInfo(node="n", fingerprint=Fingerprint(), names={})
+    result = supervise(specification(plan, uuid.uuid4().hex, params, node))
+    assert result.measurement is not None, (result.failure, result.log_tail)
+    assert result.measurement.readback == params
+    assert result.measurement.fps == pytest.approx(4 * result.measurement.samples_per_second)
 
 
 @pytest.mark.parametrize("name", ["command", "spdl_example"])

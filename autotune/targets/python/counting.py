@@ -4,9 +4,9 @@ A batch is looked through in order: mappings by value, sequences by item, datacl
 tuples by field. What has a ``shape`` is tensor-like.
 
 - samples: the first dimension of the first tensor-like that has one;
-- frames: where a tensor-like has five dimensions and that many samples, T of [N, C, T, H, W] or
-  [N, T, C, H, W], by which of the two has the size of colour channels (1 or 3; C first if both
-  have), or of [N, T, H, W, C]; else one frame a sample.
+- frames: where a tensor-like has five dimensions and that many samples, T of the layout in which
+  C has the size of colour channels (1 or 3): [N, T, H, W, C], for no video is 1 or 3 wide, else
+  [N, C, T, H, W], else [N, T, C, H, W]; else one frame a sample.
 
 A shape that means something else (a list of single clips, packed sequences) needs
 ``target.count``.
@@ -80,12 +80,12 @@ def _leaves(value: object, depth: int) -> Iterator[Any]:
 def _frames(video: Any) -> tuple[int, Any]:
     """Frames a sample, and the tensor as [N, C, T, H, W]."""
     _, second, third, _, last = (int(size) for size in video.shape)
+    if last in _CHANNELS:
+        return second, _permuted(video, (0, 4, 1, 2, 3))
     if second in _CHANNELS:
         return third, video
     if third in _CHANNELS:
         return second, _permuted(video, (0, 2, 1, 3, 4))
-    if last in _CHANNELS:
-        return second, _permuted(video, (0, 4, 1, 2, 3))
     return 1, None
 
 

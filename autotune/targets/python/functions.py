@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from autotune.exceptions import InputError
+from autotune.expressions import Expression
 from autotune.search_space.document import did_you_mean, listed
+from autotune.trial import Params
 
 
 def enter(working_dir: str | None) -> None:
@@ -82,27 +84,45 @@ def _not_imported(path: str, module_name: str, key: str, error: Exception) -> st
     return f"{key}: {path}: importing {module_name} fails ({cause}). {remedy}"
 
 
+def conditions_met(conditions: Mapping[str, str], params: Params) -> dict[str, bool]:
+    """Of each parameter that has a condition, whether it holds in a configuration."""
+    return {name: Expression.parse(text).holds(params) for name, text in conditions.items()}
+
+
 def arguments_for(
     function: Callable[..., Any],
     given: Mapping[str, Any],
     offered: Mapping[str, Any],
     path: str,
+    conditional: Mapping[str, bool] | None = None,
 ) -> dict[str, Any]:
     """The keyword arguments to call ``function`` with.
 
     Args:
         given: parameters and fixed arguments; it must take every one.
         offered: passed only where its signature names them.
+        conditional: of each parameter with a condition whether it holds; where it does not, the
+            parameter is not passed.
 
     Raises:
-        InputError: if it does not take one that is given, or needs one that is not.
+        InputError: if it does not take one that is given, or needs one that is not, now or
+            where a condition does not hold.
     """
+    conditional = conditional or {}
+    passed = {name: value for name, value in given.items() if conditional.get(name, True)}
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in C: the call will tell
-        return dict(given)
+        return passed
     named = _keywords(signature)
-    arguments = {**given, **{n: v for n, v in offered.items() if n in named and n not in given}}
+    arguments = {**passed, **{n: v for n, v in offered.items() if n in named and n not in given}}
+    for name in conditional:
+        if name in named and signature.parameters[name].default is inspect.Parameter.empty:
+            raise InputError(
+                f"target.function: {path}{signature}: {name} is not passed where the condition "
+                "(when) of that parameter does not hold, so the argument needs a default. Write "
+                f"{name}=None, or remove the condition from the search space"
+            )
     if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         unknown = [name for name in given if name not in named]
         if unknown:

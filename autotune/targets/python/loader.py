@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.exceptions import InputError
 from autotune.targets.base import Batch, BuildContext, Loader
 from autotune.targets.python.counting import Counted, count
+from autotune.targets.python.functions import conditions_met
 from autotune.trial import FailedClip, Params, StageStats
 
 if TYPE_CHECKING:
@@ -55,10 +56,16 @@ class PythonLoader(Loader):
         self._told: list[str] = []
         self._ended_at: float | None = None
         self._iterator: Iterator[Any] | None = None
+        self._begun: Iterator[Any] | None = None
+        """The first pass, where no batch of it was taken yet."""
         self._iterable = self._make()
 
     def _make(self) -> Any:
-        """Call the function; what it returns is closed with this loader."""
+        """Call the function, and begin to iterate; what it returns is closed with this loader.
+
+        A second iterator would start the workers of a DataLoader once more, and one of an
+        iterable with a state might skip what the first one took.
+        """
         made = self._call()
         path = self._settings.function
         if inspect.iscoroutine(made) or hasattr(made, "__aiter__"):
@@ -73,7 +80,7 @@ class PythonLoader(Loader):
         elif callable(getattr(made, "close", None)):
             self._stack.callback(made.close)
         try:
-            iter(made)
+            self._begun = iter(made)
         except TypeError as error:
             raise InputError(
                 f"target.function: {path} returned {_described(made)}, which cannot be iterated "
@@ -81,9 +88,20 @@ class PythonLoader(Loader):
             ) from error
         return made
 
+    @property
+    def prefetched_batches(self) -> int:
+        """Of a `torch.utils.data.DataLoader`, or what says the same of itself, the batches that
+        its workers keep ready; an iterable may also say so itself, by this name."""
+        own = getattr(self._iterable, "prefetched_batches", None)
+        if isinstance(own, int):
+            return own
+        workers = getattr(self._iterable, "num_workers", None)
+        factor = getattr(self._iterable, "prefetch_factor", None)
+        return workers * factor if isinstance(workers, int) and isinstance(factor, int) else 0
+
     def __iter__(self) -> Iterator[Batch]:
         while not self._closed:
-            self._iterator = iter(self._iterable)
+            self._iterator = self._next_pass()
             number = 0
             while (made := self._next()) is not _END:
                 number += 1
@@ -93,6 +111,10 @@ class PythonLoader(Loader):
                 del batch
             if not self._closed:
                 self._again(number)
+
+    def _next_pass(self) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        return iter(self._iterable) if begun is None else begun
 
     def _next(self) -> object:
         """The next batch as the user makes it, or `_END`."""
@@ -167,11 +189,14 @@ class PythonLoader(Loader):
 
     def readback(self) -> Params:
         """What the function was called with, overruled by what its iterable says of itself: a
-        method ``readback()`` or a mapping ``parameters``, of some or all of the parameters."""
+        method ``readback()`` or a mapping ``parameters``, of some or all of the parameters. One
+        that is off was not passed, and stands as the search space has it."""
         said = getattr(self._iterable, "readback", None)
         said = said() if callable(said) else getattr(self._iterable, "parameters", None)
         told = dict(said) if isinstance(said, Mapping) else {}
-        return self._params | {n: v for n, v in told.items() if n in self._params}
+        met = conditions_met(self._settings.conditions, self._params)
+        passed = [name for name in self._params if met.get(name, True)]
+        return self._params | {name: told[name] for name in passed if name in told}
 
     def stage_stats(self) -> list[StageStats]:
         stages = [StageStats(name="next", tasks=self._batches, busy_seconds=self._busy)]
@@ -189,7 +214,7 @@ class PythonLoader(Loader):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._iterator = None  # a DataLoader ends its workers with its iterator
+            self._iterator = self._begun = None  # a DataLoader ends its workers with its iterator
             self._stack.close()
             self._iterable = ()
 

@@ -14,6 +14,9 @@ from autotune.trial import Params as ParamValues
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from autotune.config import Experiment
+    from autotune.search_space import SearchSpace
+
 
 class Settings(BaseModel):
     """What an experiment says about the function, besides its parameters."""
@@ -32,6 +35,9 @@ class Settings(BaseModel):
     every batch holds as many; None: by shape (see `counting`)."""
     frames_per_sample: int | None = Field(None, ge=1)
     """Where the shapes do not tell it."""
+    conditions: dict[str, str] = Field(default_factory=dict)
+    """Of each parameter that has one its condition: the function does not get a parameter that is
+    off. From the search space, not to be given."""
 
     @field_validator("count")
     @classmethod
@@ -52,6 +58,13 @@ class PythonTarget(Target):
     Params: ClassVar[type[BaseModel]] = OpenParams
     Settings: ClassVar[type[BaseModel]] = Settings
     folders: ClassVar[tuple[str, ...]] = ("working_dir",)
+
+    def prepare(
+        self, experiment: Experiment, space: SearchSpace, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        found = {n: p.when.text for n, p in space.parameters.items() if p.when is not None}
+        own = {key: value for key, value in settings.items() if key != "conditions"}
+        return {**own, "conditions": found} if found else own
 
     def environment(self, params: ParamValues, settings: Mapping[str, Any]) -> dict[str, str]:
         return {}
@@ -101,13 +114,19 @@ def callables(
     """
     import functools
 
-    from autotune.targets.python.functions import arguments_for, enter, find_function
+    from autotune.targets.python.functions import (
+        arguments_for,
+        conditions_met,
+        enter,
+        find_function,
+    )
 
     enter(settings.working_dir)
     function = find_function(settings.function, "target.function")
     offered = offered or dict.fromkeys(("data_dir", "seed", "rank", "world_size"))
     given = {**settings.arguments, **params}
-    arguments = arguments_for(function, given, offered, settings.function)
+    met = conditions_met(settings.conditions, params)
+    arguments = arguments_for(function, given, offered, settings.function, met)
     count = None
     if isinstance(settings.count, str):
         count = find_function(settings.count, "target.count")
