@@ -102,6 +102,9 @@ class TrialFigures(Value):
     feasible: bool
     violated: list[Any] = Field(default_factory=list)
     failure: Failure | None
+    log_tail: str | None = None
+    """The end of the log of the run that failed; null for a trial that did not, and where trials
+    are ranked."""
     warnings: list[str] = Field(default_factory=list)
     page_cache: str | None = None
     """``warm`` or ``cold``: how the files were when a run began."""
@@ -229,7 +232,8 @@ def _verified_gain(
 
 
 def all_trials(database: Database, record: StudyRecord) -> list[TrialFigures]:
-    """Every trial of a study, by number, each beside the baseline of its workload."""
+    """Every trial of a study, by number, each beside the baseline of its workload, those that
+    failed with the end of their log."""
     trials = database.trials(record.id)
     baselines = baselines_by_workload(trials)
     ceilings = Ceilings.of(record)
@@ -240,9 +244,16 @@ def all_trials(database: Database, record: StudyRecord) -> list[TrialFigures]:
             baselines.get(trial.workload_key),
             tied=trial.number in tied,
             ceilings=ceilings,
-        )
+        ).model_copy(update={"log_tail": _log_tail(database, record, trial)})
         for trial in trials
     ]
+
+
+def _log_tail(database: Database, record: StudyRecord, trial: TrialRecord) -> str | None:
+    if trial.failure is None:
+        return None
+    runs = database.measurements(record.id, trial.number)
+    return next((run.log_tail for run in reversed(runs) if run.failure is not None), None)
 
 
 def ties(group: BestGroup, record: StudyRecord) -> list[int]:

@@ -16,7 +16,10 @@ from autotune.trial import Failure, FailureKind
 
 ADVICE: dict[FailureKind, str] = {
     "start_up": "Run `autotune measure` with these flags to see the whole log.",
-    "crash": "The log tail shows where; the configuration is left out of the ranking.",
+    "crash": (
+        "The log tail shows where (`autotune trials STUDY -f json` has it); the configuration is "
+        "left out of the ranking."
+    ),
     "host_out_of_memory": (
         "Use fewer threads, smaller queues or a smaller batch, or give the machine more memory."
     ),

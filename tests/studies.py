@@ -69,6 +69,7 @@ def result(uuid: str, rate: float | None, failure: Failure | None = None) -> Tri
         measurement=None if rate is None else measurement(rate),
         failure=failure,
         windows=[window],
+        log_tail="" if failure is None else f"log of a {failure.kind}\n",
         started_at=1_700_000_000.0,
         wall_seconds=5.0,
         node="node-1",

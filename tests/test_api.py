@@ -94,6 +94,7 @@ def test_trials_dataframe(verified: Writer, url: str) -> None:
     assert list(frame["params_num_demux_threads"]) == [8, 16, 3, 4]
     failed = frame.set_index("number").loc[1]
     assert failed["failure_kind"] == "hang"
+    assert failed["log_tail"] == "log of a hang\n"
     assert failed[["samples_per_second", "fps", "ci_low"]].isna().all()
     assert frame["samples_per_second"].max() == 131.0
 

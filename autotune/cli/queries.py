@@ -72,6 +72,8 @@ def trials(
 ) -> None:
     """Every trial of a study: its figures, or why it failed.
 
+    With -f json each failed trial has its log_tail, the end of what it printed.
+
     \b
     Examples:
       autotune trials kinetics_nvdec

@@ -63,6 +63,7 @@ def test_trials_as_json(verified: Writer, run: Run) -> None:
     assert trials[1]["ci_low"] is None
     assert trials[1]["failure"]["kind"] == "hang"
     assert trials[1]["state"] == "FAIL"
+    assert [trial["log_tail"] for trial in trials] == [None, "log of a hang\n", None, None]
     assert trials[2]["verified"] is True
     assert trials[2]["verification"]["ratio"] == pytest.approx(7.79, abs=0.01)
     assert trials[3]["verified"] is False
