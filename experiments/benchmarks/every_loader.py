@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.exceptions import AutotuneError
+from autotune.media.decoders import DECODERS
 from autotune.media.native import library_environment
 from autotune.stats import ratio_interval
 from autotune.trial import Params
@@ -33,7 +34,6 @@ from experiments.benchmarks.clip_sets import linked_set
 from experiments.benchmarks.contenders import Axis, Contender, threads
 from experiments.benchmarks.loaders_report import Run, run_of
 
-DECODERS = ("pyav", "spdl", "opencv", "opencv_buffer", "decord", "torchcodec")
 WHY_UNAVAILABLE = """
 import json
 from autotune.media.decoders import why_unavailable
@@ -223,7 +223,7 @@ def report(
             "",
             f"Frames on disk: {extraction.clips} clips, {extraction.mebibytes:.1f} MiB "
             f"({share:.1f} times the videos), extracted in {extraction.seconds:.1f} s.",
-            f"Not installed, so not compared: {', '.join(missing)}." if missing else "",
+            f"Not usable here, so not compared: {', '.join(missing)}." if missing else "",
             "",
         ]
     )
@@ -263,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 True: _common.Runner(scratch / "frames", scratch, seed=options.seed),
             }
             missing = missing_decoders()
+            for decoder, reason in missing.items():
+                _common.say(f"left out: {decoder}: {reason}")
             field = contenders(options.duration, options.workers, missing)
             comparison = Comparison(runners, options.duration)
             comparison.tune(field, options.tuning_seconds)
