@@ -19,7 +19,8 @@ class BudgetClock:
     Args:
         trials: trials in total, the baseline included; None for no limit.
         seconds: time in total, verification included; None for no limit.
-        patience: trials without a better figure after which the search ends; None for no limit.
+        patience: trials without a better figure, by more than noise, after which the search ends;
+            None for no limit.
         used_seconds: what earlier launches used.
         now: monotonic clock, seconds.
     """
@@ -30,8 +31,10 @@ class BudgetClock:
     used_trials: int = 0
     used_seconds: float = 0.0
     now: Callable[[], float] = time.monotonic
-    best: float | None = None
-    since_best: int = 0
+    since_better: int = 0
+    """Trials since the last one that was better by more than noise."""
+    _to_beat: float | None = field(init=False, default=None)
+    """The figure of that one: smaller gains add up until together they are more than noise."""
     _started: float = field(init=False)
     _durations: list[float] = field(init=False, default_factory=list)
 
@@ -80,16 +83,23 @@ class BudgetClock:
     def _expected(self, runs: int) -> float:
         return (self.run_seconds or 0.0) * runs
 
-    def count(self, value: float | None, duration: float | None = None) -> None:
-        """Note a trial's end: its figure (None for a failure) and its seconds."""
+    def count(self, value: float | None, duration: float | None = None, floor: float = 0.0) -> None:
+        """Note a trial's end.
+
+        Args:
+            value: its figure; None for a failure, and for what is not ranked.
+            duration: its seconds.
+            floor: the noise floor. The best of many equal configurations creeps upwards by luck
+                alone, which is no reason to go on.
+        """
         self.used_trials += 1
         if duration is not None:
             self.took(duration)
-        if value is not None and (self.best is None or value > self.best):
-            self.best = value
-            self.since_best = 0
+        if value is not None and (self._to_beat is None or value > self._to_beat * (1 + floor)):
+            self._to_beat = value
+            self.since_better = 0
         else:
-            self.since_best += 1
+            self.since_better += 1
 
     def exhausted(self, reserved_runs: int = 0, in_flight: int = 0) -> str | None:
         """Why no further trial may start beside ``in_flight`` others; None if one may.
@@ -99,8 +109,8 @@ class BudgetClock:
         """
         if self.trials is not None and self.used_trials + in_flight >= self.trials:
             return f"the budget of {self.trials} trials is used"
-        if self.patience is not None and self.since_best >= self.patience:
-            return f"no better configuration in {self.patience} trials"
+        if self.patience is not None and self.since_better >= self.patience:
+            return f"no configuration in {self.patience} trials was better by more than noise"
         if self.seconds is not None:
             expected = self._expected(1) + self.kept_back(reserved_runs)
             if self.elapsed + expected >= self.seconds:

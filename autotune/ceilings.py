@@ -9,6 +9,7 @@ was asked for, ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -19,10 +20,13 @@ from autotune.trial import Measurement, Params, StageCeiling, TrialResult, Value
 from autotune.workloads import workload_baselines
 
 if TYPE_CHECKING:
-    from autotune.storage import StudyRecord
+    from autotune.storage import StudyRecord, TrialRecord
     from autotune.study import Ending, StudyRun
 
 NO_CONSUMER = "no ceiling: the consumer is none"
+
+LASTING = ("unsupported",)
+"""Kinds of failure that another try cannot change: only they are kept in place of a ceiling."""
 
 
 class WorkloadCeiling(Value):
@@ -73,7 +77,8 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
     """Measure the ceilings of every workload that has a baseline; those of earlier launches stay.
 
     They count into the time budget and are left out where only the time kept for verification
-    is left. One that fails is noted with its reason and does not end the study.
+    is left. One that fails is noted with its reason and does not end the study; the next launch
+    tries it again, unless the target cannot do it.
 
     Returns:
         how the study must end; None where it goes on.
@@ -89,11 +94,12 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
             return ending
         if not run.clock.fits(2, run.reserved_runs):
             break
-        one = _of_workload(run, params, key, consumer=kind != "none")
+        one, lasting = _of_workload(run, params, key, consumer=kind != "none")
         if (ending := run.asked_to_end()) is not None:
             return ending
-        found = found.model_copy(update={"workloads": [*found.workloads, one]})
-        run.database.set_ceilings(run.record.id, found.model_dump(mode="json"))
+        if lasting:
+            found = found.model_copy(update={"workloads": [*found.workloads, one]})
+            run.database.set_ceilings(run.record.id, found.model_dump(mode="json"))
         sentence = f"{_sentence(one)}."
         if sentence not in told:  # without a consumer it is the same for every workload
             told.add(sentence)
@@ -102,18 +108,23 @@ def measure_ceilings(run: StudyRun) -> Ending | None:
     return None
 
 
-def _of_workload(run: StudyRun, params: Params, key: str, consumer: bool) -> WorkloadCeiling:
+def _of_workload(
+    run: StudyRun, params: Params, key: str, consumer: bool
+) -> tuple[WorkloadCeiling, bool]:
+    """The ceiling of a workload, and whether it is to be kept: it was measured, or never can be."""
     alone = _stages_alone(run, params)
     if not consumer:
-        return WorkloadCeiling(
+        none = WorkloadCeiling(
             workload=key, samples_per_second=None, reason=NO_CONSUMER, stages=alone
         )
+        return none, True
     spec = run.specification(params)
     fed = run.measure_as(spec.in_mode("ceiling"), 0, "consumer fed from memory", "ceiling")
     if fed.measurement is None:
         reason = f"no ceiling: {_why(fed)}"
-        return WorkloadCeiling(workload=key, samples_per_second=None, reason=reason, stages=alone)
-    return _ceiling(key, fed.measurement, alone)
+        none = WorkloadCeiling(workload=key, samples_per_second=None, reason=reason, stages=alone)
+        return none, fed.failure is not None and fed.failure.kind in LASTING
+    return _ceiling(key, fed.measurement, alone), True
 
 
 def _stages_alone(run: StudyRun, params: Params) -> list[StageCeiling]:
@@ -156,6 +167,9 @@ def _sentence(one: WorkloadCeiling) -> str:
 class Goal:
     """When a search has found what there is to find.
 
+    The best of many noisy runs is faster than it is, so a single figure at the goal is not enough:
+    the low end of its interval must be there.
+
     Args:
         run: the study, with its ceilings measured.
     """
@@ -172,22 +186,52 @@ class Goal:
     def reached(self) -> str | None:
         """Why the search may end: the target rate, or the ceiling of every workload; None while
         there is more to gain."""
-        budget, best = self._run.plan.experiment.budget, self._run.best
-        if best is not None and budget.target_rate is not None and best[2] >= budget.target_rate:
-            return (
-                f"trial {best[0]} reaches {best[2]:,.0f} samples/s; the target rate is "
-                f"{budget.target_rate:,.0f}"
-            )
-        if budget.stop_at_ceiling is None:
-            return None
-        shares = [self._share(params, ceiling) for params, ceiling in self._workloads]
-        least = min((share for share in shares if share is not None), default=0.0)
-        if None in shares or least < 1 - budget.stop_at_ceiling:
-            return None
-        return f"the best reaches {least:.0%} of the ceiling, which no loader can exceed"
+        return self._target_reached() or self._ceiling_reached()
 
-    def _share(self, params: Params, ceiling: WorkloadCeiling | None) -> float | None:
-        best = self._run.incumbents.best(params)
-        if best is None or ceiling is None or not ceiling.samples_per_second:
+    def _target_reached(self) -> str | None:
+        target, best = self._run.plan.experiment.budget.target_rate, self._run.best
+        if target is None or best is None or best[2] < target:
             return None
-        return best / ceiling.samples_per_second
+        surest = max(self._ranked(), key=_least, default=None)
+        if surest is None or _least(surest) < target:
+            return None
+        return (
+            f"trial {surest.number} reaches {surest.samples_per_second or 0.0:,.0f} samples/s, at "
+            f"least {_least(surest):,.0f}; the target rate is {target:,.0f}"
+        )
+
+    def _ceiling_reached(self) -> str | None:
+        within = self._run.plan.experiment.budget.stop_at_ceiling
+        if within is None:
+            return None
+        wanted = 1 - within
+        # the figures alone are at hand; the intervals have to be read
+        if self._least_share(self._run.incumbents.best) < wanted:
+            return None
+        surest: dict[str, float] = {}
+        for trial in self._ranked():
+            key = trial.workload_key
+            surest[key] = max(_least(trial), surest.get(key, 0.0))
+        space = self._run.plan.space
+        share = self._least_share(lambda params: surest.get(workload_key(space, params)))
+        if share < wanted:
+            return None
+        return f"the best reaches at least {share:.0%} of the ceiling, which no loader can exceed"
+
+    def _least_share(self, rate_of: Callable[[Params], float | None]) -> float:
+        """The smallest share of its ceiling that a workload's rate is; 0 where one is unknown."""
+        shares = []
+        for params, ceiling in self._workloads:
+            rate = rate_of(params)
+            if rate is None or ceiling is None or not ceiling.samples_per_second:
+                return 0.0
+            shares.append(rate / ceiling.samples_per_second)
+        return min(shares, default=0.0)
+
+    def _ranked(self) -> list[TrialRecord]:
+        return [t for t in self._run.database.trials(self._run.record.id) if t.rankable]
+
+
+def _least(trial: TrialRecord) -> float:
+    """The low end of a trial's interval."""
+    return trial.ci_low or 0.0

@@ -143,7 +143,7 @@ class Intake:
     def _hear(self, event: Event, now: float) -> None:
         """Note who spoke: one rank, or by its outcome the whole worker."""
         if isinstance(event, FinishedEvent):
-            self._heard = {rank: (now, event.event) for rank in range(self._ranks)}
+            self._heard = dict.fromkeys(range(self._ranks), (now, event.event))
             return
         speaks = event.window if isinstance(event, WindowEvent | SampleEvent) else event
         self._heard[speaks.rank] = (now, event.event)

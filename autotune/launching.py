@@ -413,15 +413,19 @@ def _restore(search: Search, done: Iterable[TrialRecord]) -> None:
     """Take over what earlier launches measured.
 
     A trial that an infrastructure fault ended, or a driver that died, taught nothing: it counts
-    for no budget and may be proposed again.
+    for no budget and may be proposed again. A baseline that failed is measured again too: without
+    its figure no gain can be told.
     """
+    floor = search.run.noise_floor
     for trial in sorted(done, key=lambda t: t.number):
-        if trial.failure is not None and trial.failure.kind == "infrastructure":
+        is_baseline = trial.params == search.run.plan.baseline
+        if trial.failure is not None and (is_baseline or trial.failure.kind == "infrastructure"):
             continue
+        search.baseline_done |= is_baseline
         rate = trial.samples_per_second
         search.proposer.remember(trial.number, trial.params, rate)
         stopped = trial.stopped_early
-        search.run.clock.count(rate if trial.feasible and not stopped else None)
+        search.run.clock.count(rate if trial.feasible and not stopped else None, floor=floor)
         if rate is not None:
             search.successes += 1
         if rate is not None and not stopped:

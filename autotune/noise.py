@@ -148,7 +148,7 @@ def _update(
     repeats = _repeats(run, trial)
     if len(repeats) < 2:
         return None
-    sd, dof = run.database.between_run_sd(run.record.id)
+    sd, dof, _ = run.spread
     before = run.noise.drift if run.noise is not None else []
     found = NoiseFloor(
         runs=len(repeats),
@@ -216,7 +216,7 @@ class DriftWatch:
         if trial is None or not due or not run.clock.fits(1, run.reserved_runs):
             return False
         self._last = run.clock.used_trials
-        sd, dof = run.database.between_run_sd(run.record.id)
+        sd, dof, _ = run.spread
         now = self._measure(trial.params, trial.number)
         if now is None:
             return True

@@ -1,4 +1,8 @@
-"""A disturbed measurement is made again: when, which one is kept, and what is said of it."""
+"""When a measurement is made again, which one of several is kept, and what is said of it.
+
+Three reasons: another program disturbed it; the infrastructure failed, not the configuration; or
+it failed and everything else rests on it.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,48 @@ from autotune.trial import Contamination, Measurement, TrialResult
 MAX_REPEATS = 2
 """A measurement that was disturbed is repeated so often at most (``measurement.repeats``)."""
 
+MAX_INFRASTRUCTURE_RETRIES = 2
+"""A measurement that the infrastructure ended is made again so often at most."""
+
 
 @dataclass
 class Attempts:
-    """The measurements made for one figure; more than one where the first was disturbed.
+    """The measurements made for one figure; more than one where the first is not to be relied on.
 
-    All are recorded. The one that is kept stands for them; the others are superseded, which
-    takes them out of every figure and leaves them in the database.
+    All are recorded. The one that is kept stands for them; the others that were disturbed are
+    superseded, which takes them out of every figure and leaves them in the database.
+
+    Args:
+        max_repeats: of one that was disturbed.
+        max_failures: so many failures, whatever their kind, are not believed and made again.
     """
 
     max_repeats: int = MAX_REPEATS
+    max_failures: int = 0
     results: list[TrialResult] = field(default_factory=list)
+    """Those that say something of the configuration."""
+    faults: list[TrialResult] = field(default_factory=list)
+    """Failures that were not taken for the configuration's."""
+    _last: TrialResult | None = field(default=None, init=False)
 
     def add(self, result: TrialResult) -> bool:
         """Take the next one; returns whether to measure once more."""
+        self._last = result
+        if self._no_fault_of_its_own(result):
+            self.faults.append(result)
+            return True
         self.results.append(result)
-        return _disturbed(result) and len(self.results) <= self.max_repeats
+        return disturbed(result) and len(self.results) <= self.max_repeats
+
+    def _no_fault_of_its_own(self, result: TrialResult) -> bool:
+        if result.failure is None or disturbed(result):
+            return False
+        kind = result.failure.kind
+        known = [fault.failure.kind for fault in self.faults if fault.failure is not None]
+        broken = known.count("infrastructure")
+        if kind == "infrastructure":
+            return broken < MAX_INFRASTRUCTURE_RETRIES
+        return len(known) - broken < self.max_failures
 
     @property
     def number(self) -> int | None:
@@ -32,18 +62,28 @@ class Attempts:
         return len(self.results) or None
 
     @property
-    def kept(self) -> TrialResult:
-        """The least contaminated one that finished; where none did, the last failure.
+    def last(self) -> TrialResult:
+        """The one made last.
 
         Raises:
             ValueError: if there is none.
         """
-        if not self.results:
+        if self._last is None:
             raise ValueError("nothing was measured")
-        finished = [r for r in self.results if r.measurement is not None]
+        return self._last
+
+    @property
+    def kept(self) -> TrialResult:
+        """The least contaminated one that finished, one that was measured to its end first; where
+        none finished, the last failure.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        finished = [(r.measurement, r) for r in self.results if r.measurement is not None]
         if not finished:
-            return self.results[-1]
-        return min(finished, key=lambda r: lost(r.measurement) if r.measurement else 1.0)
+            return self.last
+        return min(finished, key=lambda pair: (pair[0].stopped_early, lost(pair[0])))[1]
 
     @property
     def superseded(self) -> list[str]:
@@ -52,17 +92,17 @@ class Attempts:
         return [r.uuid for r in self.results if r.uuid != kept]
 
 
-def _disturbed(result: TrialResult) -> bool:
+def disturbed(result: TrialResult) -> bool:
     """Whether a measurement is worth nothing (failed as ``contaminated``) or less than another."""
     if result.failure is not None:
         return result.failure.kind == "contaminated"
-    measurement = result.measurement
     # also where it was stopped early: somebody else's load must not drop a configuration
-    return (
-        measurement is not None
-        and measurement.contamination is not None
-        and measurement.contamination.marked
-    )
+    return result.measurement is not None and marked(result.measurement)
+
+
+def marked(measurement: Measurement) -> bool:
+    """Whether others took more of the machine than counts as undisturbed."""
+    return measurement.contamination is not None and measurement.contamination.marked
 
 
 def lost(measurement: Measurement) -> float:
@@ -73,10 +113,9 @@ def lost(measurement: Measurement) -> float:
 def half_width(measurement: Measurement) -> float:
     """Half the within-run interval of a measurement, samples/s, widened where it is marked."""
     half = (measurement.within_high - measurement.within_low) / 2
-    found = measurement.contamination
-    if found is None or not found.marked:
+    if not marked(measurement):
         return half
-    return widened(half, measurement.samples_per_second, found.lost)
+    return widened(half, measurement.samples_per_second, lost(measurement))
 
 
 def disturbance(result: TrialResult) -> str:
@@ -95,6 +134,12 @@ def widened(half: float, rate: float, lost: float) -> float:
     Where nothing was left the half-width is infinite.
     """
     return half + rate * lost / (1.0 - lost) if lost < 1.0 else float("inf")
+
+
+NOT_STEADY = (
+    "not steady: after measurement.max_seconds its rate still changed, or too few batches had come"
+)
+"""What to tell of a figure whose run did not become steady."""
 
 
 def warning(contamination: Contamination | None) -> str | None:

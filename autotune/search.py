@@ -15,8 +15,6 @@ from autotune.storage.records import Role
 from autotune.study import POLL_SECONDS, Ending, StudyRun
 from autotune.trial import Failure, Measurement, TrialResult
 
-MAX_INFRASTRUCTURE_RETRIES = 2
-
 GIVE_UP_AFTER = 5
 """So many failures before the first success end the study: the machine fails, not the trials."""
 
@@ -27,6 +25,10 @@ the machine fails."""
 HOPELESS = ("data", "unsupported", "start_up")
 """A baseline that fails like this fails for every configuration."""
 
+BASELINE_RETRIES = 1
+"""The baseline is measured again so often before a failure of it is believed: all that a study
+says is said beside it."""
+
 
 @dataclass
 class _Running:
@@ -34,7 +36,6 @@ class _Running:
 
     proposal: Proposal
     job: Job
-    attempts: int
     made: Attempts
     """The measurements of this trial so far."""
 
@@ -49,6 +50,8 @@ class Search:
     failures_in_a_row: int = 0
     successes: int = 0
     last_failure: Failure | None = None
+    baseline_done: bool = False
+    """Whether the configuration in use today was measured, here or by an earlier launch."""
     hopeless: str = ""
 
     def baseline(self) -> Ending | None:
@@ -57,9 +60,8 @@ class Search:
         Returns:
             how the study must end; None where it goes on.
         """
-        clock = self.run.clock
         _, ending = self._until(
-            lambda: "measured" if clock.used_trials or self.running else None, lambda: False
+            lambda: "measured" if self.baseline_done or self.running else None, lambda: False
         )
         return ending
 
@@ -125,7 +127,13 @@ class Search:
         """Measure the baseline once more: are the configurations at fault, or the machine?"""
         run, count = self.run, self.failures_in_a_row
         run.observer.note(f"{count} trials in a row failed: measuring the baseline again.")
-        result = run.measure(run.plan.baseline, 0, "check of the baseline", "drift")
+        result = run.measure(
+            run.plan.baseline,
+            0,
+            "check of the baseline",
+            "drift",
+            max_failures=BASELINE_RETRIES,
+        )
         if result.failure is None:
             self.failures_in_a_row = 0
             return None
@@ -134,7 +142,7 @@ class Search:
             f"{_describe(result.failure)}"
         )
 
-    def _start(self, proposal: Proposal, attempts: int = 0, made: Attempts | None = None) -> None:
+    def _start(self, proposal: Proposal, made: Attempts | None = None) -> None:
         run = self.run
         if made is None:
             broken = run.plan.space.violations(proposal.params, run.nodes[0].names)
@@ -150,14 +158,14 @@ class Search:
             )
         spec = run.specification(proposal.params)
         # a disturbed run is repeated to its end: what slowed it down was not its configuration
-        if proposal.origin != "baseline" and made is None:
+        if proposal.origin != "baseline" and (made is None or not made.results):
             spec = spec.model_copy(update={"incumbent": run.incumbent(proposal.params)})
         run.observer.measurement_started(
             spec.uuid, f"trial {proposal.number}", proposal.params, run.progress()
         )
-        made = made or run.attempts()
+        made = made or run.attempts(BASELINE_RETRIES if self._is_baseline(proposal) else 0)
         job = run.submit(spec, proposal.number, _role(proposal), attempt=made.number)
-        self.running[spec.uuid] = _Running(proposal, job, attempts, made)
+        self.running[spec.uuid] = _Running(proposal, job, made)
 
     def _collect(self) -> None:
         """Wait a little for a measurement to end; record and tell it."""
@@ -172,28 +180,10 @@ class Search:
     def _finish(self, running: _Running, result: TrialResult) -> None:
         run, proposal = self.run, running.proposal
         run.record_result(result, proposal.number, _role(proposal), attempt=running.made.number)
-        failure = result.failure
-        retry = (
-            failure is not None
-            and failure.kind == "infrastructure"
-            and running.attempts < MAX_INFRASTRUCTURE_RETRIES
-            and not run.signal.requested
-        )
-        if retry:
-            assert failure is not None
-            run.observer.note(f"Trial {proposal.number} is run again: {failure.cause}")
-            self._start(proposal, running.attempts + 1, running.made)
-            return
-        if running.made.add(result) and not run.signal.requested:
-            run.observer.note(f"Trial {proposal.number} is measured again: {disturbance(result)}")
-            self._start(proposal, running.attempts, running.made)
-            return
-        result = run.settle(running.made)
-        interval = None
-        if result.state == "finished" and result.measurement is not None:
-            interval = self._complete(proposal, result.measurement, result.wall_seconds)
-        else:
-            self._fail(proposal, result)
+        again = running.made.add(result) and not run.signal.requested
+        if not again:
+            self._settle(proposal, running.made)
+        interval = None if result.measurement is None else run.interval(result.measurement)
         run.observer.measurement_finished(
             result.uuid,
             f"trial {proposal.number}",
@@ -202,10 +192,30 @@ class Search:
             interval,
             run.progress(),
         )
+        if again:
+            run.observer.note(f"Trial {proposal.number} is measured again: {disturbance(result)}")
+            self._start(proposal, running.made)
+        elif running.made.kept.uuid != result.uuid:
+            rate = running.made.kept.measurement
+            run.observer.note(
+                f"Trial {proposal.number}: what counts is the run that was disturbed least"
+                + ("" if rate is None else f", {rate.samples_per_second:,.4g} samples/s")
+            )
 
-    def _complete(
-        self, proposal: Proposal, measurement: Measurement, wall_seconds: float
-    ) -> tuple[float, float]:
+    def _settle(self, proposal: Proposal, made: Attempts) -> None:
+        """Record and tell what became of a trial that is not measured again."""
+        result = self.run.settle(made)
+        if result.state == "finished" and result.measurement is not None:
+            self._complete(proposal, result.measurement, result.wall_seconds)
+        else:
+            self._fail(proposal, result)
+        self.baseline_done |= self._is_baseline(proposal) and result.state != "stopped"
+
+    def _is_baseline(self, proposal: Proposal) -> bool:
+        """Whether this is the configuration in use today, and not another workload's baseline."""
+        return proposal.origin == "baseline" and proposal.params == self.run.plan.baseline
+
+    def _complete(self, proposal: Proposal, measurement: Measurement, wall_seconds: float) -> None:
         run = self.run
         rate = measurement.samples_per_second
         violated = measured_excesses(run.plan, measurement)
@@ -224,10 +234,9 @@ class Search:
             self.proposer.tell(proposal, rate, violated)
         self.failures_in_a_row = 0
         self.successes += 1
-        run.clock.count(None if broken or stopped else rate, wall_seconds)
+        run.clock.count(None if broken or stopped else rate, wall_seconds, run.noise_floor)
         if not stopped:
             run.note_rate(proposal.number, proposal.params, rate, feasible=not broken)
-        return run.interval(measurement)
 
     def _fail(self, proposal: Proposal, result: TrialResult) -> None:
         run = self.run
@@ -235,9 +244,12 @@ class Search:
             failure = Failure(kind="infrastructure", cause="stopped before it was measured")
         else:
             failure = result.failure or Failure(kind="infrastructure", cause="no result")
-        run.database.finish_trial(run.record.id, proposal.number, "FAIL", failure=failure)
+        teaches = failure.kind not in ("infrastructure", "contaminated")
+        run.database.finish_trial(
+            run.record.id, proposal.number, "FAIL", failure=failure, penalty=teaches
+        )
         self.last_failure = failure
-        if failure.kind in ("infrastructure", "contaminated"):
+        if not teaches:
             # Not the configuration's fault: Optuna learns nothing and may propose it again.
             self.proposer.tell_infrastructure(proposal)
             if result.state == "stopped":
@@ -246,7 +258,7 @@ class Search:
             self.proposer.tell(proposal, None)
         run.clock.count(None, result.wall_seconds)
         self.failures_in_a_row += 1
-        if proposal.number == 0 and failure.kind in HOPELESS:
+        if self._is_baseline(proposal) and failure.kind in HOPELESS:
             self.hopeless = f"the baseline failed: {_describe(failure)}"
 
 

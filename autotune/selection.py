@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autotune.blocks import MAX_REPEATS
 from autotune.trial import Params
@@ -126,11 +126,11 @@ class _Selection:
         if known is not None:
             return known
         what = "the baseline" if candidate is None else f"trial {whose.number}"
+        where: dict[str, Any] = {"block": block, "arm": arm}
         for _ in range(1 + MAX_REPEATS):
             if run.asked_to_end() is not None:
                 return None
             label = f"selection block {block + 1}, {what}"
-            where = {"block": block, "arm": arm}
             result = run.measure(params, whose.number, label, "selection", **where)
             run.verification_left = max(0, run.verification_left - 1)
             if result.measurement is not None and result.measurement.samples_per_second > 0:

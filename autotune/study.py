@@ -22,7 +22,7 @@ from autotune.executors.base import Executor, Job
 from autotune.incumbents import Incumbents
 from autotune.observer import CEILING_PHASE, StudyObserver, StudyProgress
 from autotune.repeats import Attempts, disturbance, half_width
-from autotune.stats import published_interval
+from autotune.stats import noise_floor, published_interval
 from autotune.storage import Database, StudyRecord
 from autotune.storage.leases import RENEW_SECONDS
 from autotune.storage.records import Role
@@ -39,6 +39,7 @@ from autotune.verification import verification_runs
 if TYPE_CHECKING:
     from autotune.ceilings import Ceilings
     from autotune.noise import NoiseFloor
+    from autotune.storage.figures import Spread
     from autotune.workloads import Workload
 
 PHASES: dict[Role, str] = {
@@ -122,6 +123,7 @@ class StudyRun:
     verification_left: int = 0
     """Measurements that verification may still need, once the search is over."""
     _in_flight: dict[str, _InFlight] = field(default_factory=dict)
+    _spread: Spread | None = None
     _saved_elapsed: float = 0.0
     _renewed: float = -math.inf
     _asked: float = -math.inf
@@ -157,7 +159,7 @@ class StudyRun:
     def note_rate(self, number: int, params: Params, rate: float, feasible: bool) -> None:
         """Keep the baseline's and the best figure, for the progress shown."""
         self.workloads.add(self.plan.space.workload_key(params))
-        if number == 0:
+        if params == self.plan.baseline:
             self.baseline_rate = rate
         if feasible:
             self.incumbents.note(params, rate)
@@ -168,41 +170,87 @@ class StudyRun:
         """What a trial of ``params`` is stopped early against; None where it is not to be."""
         if not self.plan.experiment.measurement.early_stopping:
             return None
-        return self.incumbents.facing(params, *self.database.between_run_sd(self.record.id))
+        return self.incumbents.facing(params, *self.spread[:2])
 
     def specification(self, params: Params) -> TrialSpec:
         """The measurement of one configuration, as every run of this study makes it."""
         return specification(self.plan, self.record.uuid, params, self.nodes[0])
 
     def measure(
-        self, params: Params, number: int, label: str, role: Role, **where: Any
+        self,
+        params: Params,
+        number: int,
+        label: str,
+        role: Role,
+        *,
+        max_failures: int = 0,
+        **where: Any,
     ) -> TrialResult:
-        """Run one measurement outside the search, and record it. Waits; heeds the stop signal."""
-        return self.measure_as(self.specification(params), number, label, role, **where)
+        """Run one measurement outside the search, and record it. Waits; heeds the stop signal.
+
+        Args:
+            max_failures: so many failures are not believed; see `Attempts`.
+            where: the block and the arm.
+        """
+        spec = self.specification(params)
+        return self.measure_as(spec, number, label, role, max_failures=max_failures, **where)
 
     def measure_as(
-        self, spec: TrialSpec, number: int, label: str, role: Role, **where: Any
+        self,
+        spec: TrialSpec,
+        number: int,
+        label: str,
+        role: Role,
+        *,
+        max_failures: int = 0,
+        **where: Any,
     ) -> TrialResult:
         """The same for a measurement that is not made as those of the search are.
 
-        One that was disturbed is repeated; the result is that of the least disturbed one.
+        One that was disturbed is repeated, and so is one that the infrastructure ended; the
+        result is that of the least disturbed one.
         """
-        made = self.attempts()
+        made = self.attempts(max_failures)
         while made.add(self._measured(spec, number, label, role, attempt=made.number, **where)):
             if self.signal.requested:
                 break
-            self.observer.note(f"{label} is measured again: {disturbance(made.results[-1])}")
+            self.observer.note(f"{label} is measured again: {disturbance(made.last)}")
             spec = spec.model_copy(update={"uuid": uuid.uuid4().hex})
         return self.settle(made)
 
-    def attempts(self) -> Attempts:
-        """To collect the measurements of one figure in."""
-        return Attempts(self.plan.experiment.measurement.repeats)
+    def measure_once(
+        self, params: Params, number: int, label: str, role: Role, **where: Any
+    ) -> TrialResult:
+        """One run, whatever becomes of it: a run of a block, which is repeated as a whole."""
+        return self._measured(self.specification(params), number, label, role, **where)
+
+    def attempts(self, max_failures: int = 0) -> Attempts:
+        """To collect the measurements of one figure in; see `Attempts`."""
+        return Attempts(self.plan.experiment.measurement.repeats, max_failures)
 
     def settle(self, made: Attempts) -> TrialResult:
         """Keep one of several measurements of the same thing; the others are superseded."""
-        self.database.supersede(made.superseded)
+        if made.superseded:
+            self.database.supersede(made.superseded)
+            self._spread = None
         return made.kept
+
+    @property
+    def spread(self) -> Spread:
+        """What fresh runs of one configuration differ by, as far as this study knows.
+
+        Read anew only after a run was recorded: reading takes longer the longer the study is (46 ms
+        at 500 trials), and several figures of a trial rest on it.
+        """
+        if self._spread is None:
+            self._spread = self.database.run_spread(self.record.id)
+        return self._spread
+
+    @property
+    def noise_floor(self) -> float:
+        """The smallest relative difference that two single runs can show, by what is known now;
+        see `stats.noise_floor`. It rests on a prior where the baseline was not repeated."""
+        return noise_floor(*self.spread[:2])
 
     def _measured(
         self, spec: TrialSpec, number: int, label: str, role: Role, **where: Any
@@ -231,9 +279,7 @@ class StudyRun:
     def interval(self, measurement: Measurement) -> tuple[float, float]:
         """The 95 % interval of one run's rate, with what differs between runs in it."""
         half = half_width(measurement)
-        return published_interval(
-            [measurement.samples_per_second], [half], *self.database.run_spread(self.record.id)
-        )
+        return published_interval([measurement.samples_per_second], [half], *self.spread)
 
     def submit(self, spec: TrialSpec, number: int, role: Role, **where: Any) -> Job:
         """Start a measurement whose result will be recorded as these arguments say.
@@ -254,6 +300,7 @@ class StudyRun:
         self.database.record(
             self.record.id, number, role, result, **self._fingerprints(result), **where
         )
+        self._spread = None
         self._in_flight.pop(result.uuid, None)
         self.database.renew_lease(self.record.id, self.owner)
 

@@ -45,6 +45,17 @@ def test_patience_ends_a_search_that_finds_nothing_better() -> None:
     assert clock.exhausted() is None
 
 
+def test_patience_counts_what_is_better_by_more_than_noise() -> None:
+    clock = BudgetClock(trials=None, seconds=None, patience=3)
+    for rate in (100.0, 104.0, 108.0, 109.0):
+        clock.count(rate, floor=0.1)
+    assert "3 trials was better by more than noise" in (clock.exhausted() or "")
+    clock = BudgetClock(trials=None, seconds=None, patience=3)
+    for rate in (100.0, 104.0, 108.0, 112.0):  # small gains add up
+        clock.count(rate, floor=0.1)
+    assert clock.exhausted() is None
+
+
 def test_time_left_holds_the_verification() -> None:
     time = Time()
     clock = BudgetClock(trials=10, seconds=None, patience=None, now=time)

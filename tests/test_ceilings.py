@@ -23,7 +23,7 @@ from autotune.storage import Database
 from autotune.supervisor import supervise
 from autotune.targets.base import Batch, Loader
 from autotune.targets.spdl_video.stages_alone import tasks_per_second
-from autotune.trial import FailedClip, Params, StageCeiling, StageStats, TrialSpec
+from autotune.trial import FailedClip, Failure, Params, StageCeiling, StageStats, TrialSpec
 from autotune.worker.ceiling import KEPT_BATCHES, MemoryLoader
 from tests.fakes import FakeExecutor, FakeJob, Surface, measurement
 from tests.launches import experiment, launch, records, surface, url
@@ -235,7 +235,8 @@ def test_a_search_ends_near_the_ceiling_and_its_winner_is_verified(
 ) -> None:
     paced["enqueue"] = [{"num_demux_threads": 2, "num_decode_threads": 4}]
     paced["baseline"] = {"num_demux_threads": 8, "num_decode_threads": 8}
-    rates = WithCeilings(lambda p: 99.0 if p["num_demux_threads"] == 2 else 60.0)
+    paced["noise"] = {"runs": 5, "drift_every": 0}  # equal: nothing differs between runs here
+    rates = WithCeilings(lambda p: 99.5 if p["num_demux_threads"] == 2 else 60.0)
     outcome = launch(paced, url, rates)
     _, trials, _, verifications = records(url)
     assert outcome.state == "finished"
@@ -253,6 +254,60 @@ def test_a_search_ends_at_the_target_rate(
     experiment["budget"] = budget
     launch(experiment, url, FakeExecutor(lambda params: 60.0))
     assert len(records(url)[1]) == trials
+
+
+def test_a_lucky_run_ends_no_search(paced: dict[str, Any], url: str) -> None:
+    paced["noise"] = {"runs": 5, "drift_every": 0}
+    paced["budget"] = {"trials": 6}
+    noisy = WithCeilings(lambda params: 99.5)  # within 3 % of the ceiling, in each single run
+    noisy._noise = 0.1
+    launch(paced, url, noisy)
+    assert len(records(url)[1]) == 6
+    paced["budget"] = {"trials": 6, "stop_at_ceiling": None, "target_rate": 95}
+    launch(paced, url, noisy, name="target")
+    _, trials, _, _ = records(url, "target")
+    assert len(trials) == 6
+    assert any(t.samples_per_second > 95 for t in trials)
+
+
+class FailingCeilings(WithCeilings):
+    """The runs of the consumer fed from memory fail in this way, so often."""
+
+    def __init__(self, kind: Any, times: int) -> None:
+        super().__init__(surface)
+        self._failure = Failure(kind=kind, cause="why")
+        self._left = times
+
+    def submit(self, spec: TrialSpec, node: str | None = None) -> FakeJob:
+        job = super().submit(spec, node)
+        if spec.mode != "ceiling" or self._left == 0:
+            return job
+        self._left -= 1
+        changed = {"state": "failed", "measurement": None, "failure": self._failure}
+        return FakeJob(spec, job.result().model_copy(update=changed))
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "runs", "again"),
+    [
+        ("infrastructure", 2, 3, 0),  # made again at once
+        ("hang", 1, 1, 1),  # made again by the next launch
+        ("unsupported", 1, 1, 0),  # it is of no use
+    ],
+)
+def test_a_ceiling_that_could_not_be_measured_is_tried_again(
+    paced: dict[str, Any], url: str, kind: str, times: int, runs: int, again: int
+) -> None:
+    paced["budget"] = {"trials": 2, "stop_at_ceiling": None}
+    first = FailingCeilings(kind, times)
+    launch(paced, url, first)
+    assert first.modes.count("ceiling") == runs
+    paced["budget"] = {"trials": 3, "stop_at_ceiling": None}
+    later = WithCeilings(surface)
+    launch(paced, url, later)
+    assert later.modes.count("ceiling") == again
+    [only] = Ceilings.model_validate(records(url)[0].ceilings).workloads
+    assert (only.samples_per_second is None) == (kind == "unsupported")
 
 
 def test_without_a_consumer_there_is_no_ceiling_and_it_says_so(

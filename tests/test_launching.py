@@ -66,11 +66,15 @@ def test_no_gain_is_said_where_there_is_none(experiment: dict[str, Any], url: st
     assert "no " in outcome.reason
 
 
-def test_a_baseline_that_is_the_best_needs_no_verification(
+def test_a_baseline_that_is_the_best_beyond_doubt_needs_no_verification(
     experiment: dict[str, Any], url: str
 ) -> None:
     experiment["baseline"] = {"num_demux_threads": 2, "num_decode_threads": 4}
-    outcome = launch(experiment, url)
+
+    def steep(params: Params) -> float:
+        return 100.0 if params["num_demux_threads"] == 2 == params["num_decode_threads"] - 2 else 60
+
+    outcome = launch(experiment, url, FakeExecutor(steep))
     assert "no configuration was faster than the baseline" in outcome.reason
     assert records(url)[3] == []
 
@@ -91,6 +95,8 @@ def test_a_failed_trial_has_a_cause_and_no_figure_anywhere(
         assert trial.samples_per_second is None
         assert trial.failure.kind == "host_out_of_memory"
         assert trial.failure.cause == "killed at 14 GiB"
+        assert trial.penalty
+    assert not any(trial.penalty for trial in trials if trial.state != "FAIL")
     # Optuna is told a penalty, so that it learns; it is marked as one.
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
         marks = connection.execute(
@@ -107,7 +113,50 @@ def test_a_baseline_that_cannot_run_ends_the_study_with_its_cause(
     outcome = launch(experiment, url, executor)
     assert outcome.state == "failed"
     assert "12 of 40 clips failed" in outcome.reason
-    assert len(executor.specs) == 1
+    assert len(executor.specs) == 2, "it is believed the second time"
+    # Launched again it is measured again: the cause may be gone.
+    again = FakeExecutor(surface)
+    assert launch(experiment, url, again).state == "finished"
+    study, trials, measurements, _ = records(url)
+    assert study.state == "finished"
+    [baseline] = [t for t in trials if t.origin == "baseline" and t.samples_per_second is not None]
+    assert baseline.params == trials[0].params
+    made = [m for m in measurements if m.state == "finished"]
+    assert made[0].trial_number == baseline.number, "it comes before everything else"
+
+
+def failing(times: int, after: int = 0) -> FakeExecutor:
+    """The measurements after the first ``after`` fail, so many of them."""
+    executor = FakeExecutor(surface)
+
+    def flaky(params: Params) -> float | Failure:
+        if after < len(executor.specs) <= after + times:
+            return Failure(kind="start_up", cause="the port was taken")
+        return surface(params)
+
+    executor._surface = flaky
+    return executor
+
+
+def test_a_baseline_that_fails_once_does_not_end_the_study(
+    experiment: dict[str, Any], url: str
+) -> None:
+    assert launch(experiment, url, failing(1)).state == "finished"
+    _, trials, measurements, _ = records(url)
+    assert trials[0].samples_per_second is not None
+    assert trials[0].failure is None
+    assert [m.state for m in measurements if m.role == "baseline"] == ["failed", "finished"]
+
+
+@pytest.mark.parametrize(("times", "state"), [(9, "finished"), (10, "failed")])
+def test_a_machine_is_given_up_when_the_baseline_fails_twice_in_a_row(
+    experiment: dict[str, Any], url: str, times: int, state: str
+) -> None:
+    experiment["budget"] = {"trials": 12}
+    outcome = launch(experiment, url, failing(times, after=2))
+    assert outcome.state == state, outcome.reason
+    checks = [m.state for m in records(url)[2] if m.role == "drift"]
+    assert checks[:2] == ["failed", "finished" if state == "finished" else "failed"]
 
 
 def test_a_machine_that_fails_everything_does_not_go_on_for_ever(
@@ -116,7 +165,7 @@ def test_a_machine_that_fails_everything_does_not_go_on_for_ever(
     experiment["budget"] = {"trials": 500}
     executor = FakeExecutor(lambda params: Failure(kind="crash", cause="SIGSEGV"))
     assert launch(experiment, url, executor).state == "failed"
-    assert len(executor.specs) <= 5
+    assert len(executor.specs) <= 6, "the baseline twice"
 
 
 def test_infrastructure_faults_are_run_again_and_cost_no_trial(
@@ -132,7 +181,43 @@ def test_infrastructure_faults_are_run_again_and_cost_no_trial(
     _, trials, measurements, _ = records(url)
     assert len(trials) == 8
     assert trials[0].samples_per_second is not None
+    assert not trials[0].penalty
     assert sum(m.state == "failed" for m in measurements) == 1
+
+
+def test_the_spread_of_runs_is_read_anew_only_after_a_run(
+    experiment: dict[str, Any], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it takes longer the longer a study is, and several figures of a trial rest on it."""
+    read: list[int] = []
+    run_spread = Database.run_spread
+
+    def counted(self: Database, study_id: int) -> Any:
+        read.append(study_id)
+        return run_spread(self, study_id)
+
+    monkeypatch.setattr(Database, "run_spread", counted)
+    experiment["noise"] = {"runs": 5, "drift_every": 3}
+    launch(experiment, url, FakeExecutor(surface, noise=0.02))
+    assert len(read) <= len(records(url)[2]) + 2
+
+
+def test_outside_the_search_infrastructure_faults_are_run_again_too(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["noise"] = {"runs": 3, "drift_every": 0}
+    executor = FakeExecutor(surface)
+
+    def flaky(params: Params) -> float | Failure:
+        if len(executor.specs) in (2, 3):
+            return Failure(kind="infrastructure", cause="the node went away")
+        return surface(params)
+
+    executor._surface = flaky
+    assert launch(experiment, url, executor).state == "finished"
+    states = [m.state for m in records(url)[2] if m.role == "noise"]
+    assert states == ["failed", "failed", "finished", "finished"]
+    assert records(url)[0].noise["runs"] == 3
 
 
 def test_an_interrupted_study_goes_on_where_it_was(experiment: dict[str, Any], url: str) -> None:

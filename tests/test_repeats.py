@@ -64,6 +64,39 @@ def test_a_measurement_that_could_not_be_judged_is_repeated_too() -> None:
     assert made.kept.uuid == "c"
 
 
+def test_a_run_that_was_measured_to_its_end_is_kept_before_one_that_was_stopped_early() -> None:
+    stopped = result("a", 0.1)
+    assert stopped.measurement is not None
+    early = stopped.measurement.model_copy(update={"stopped_early": True})
+    made = Attempts()
+    assert made.add(stopped.model_copy(update={"measurement": early}))
+    assert made.add(result("b", 0.5))
+    assert not made.add(result("c", 0.4))
+    assert made.kept.uuid == "c"
+    assert made.superseded == ["a", "b"]
+
+
+def test_what_the_infrastructure_ended_is_made_again_twice_and_costs_no_repeat() -> None:
+    made = Attempts()
+    assert made.add(failed("a", "infrastructure"))
+    assert made.number is None
+    assert made.add(failed("b", "infrastructure"))
+    assert made.add(result("c", 0.5))
+    assert not made.add(failed("d", "infrastructure"))
+    assert (made.kept.uuid, made.superseded, made.last.uuid) == ("c", ["d"], "d")
+
+
+def test_a_failure_of_what_everything_rests_on_is_believed_the_second_time() -> None:
+    made = Attempts(max_failures=1)
+    assert made.add(failed("a", "infrastructure"))
+    assert made.add(failed("b", "start_up"))
+    assert made.kept.uuid == "b", "where the user ends it now, this is what became of it"
+    assert not made.add(failed("c", "start_up"))
+    assert made.kept.uuid == "c"
+    with pytest.raises(ValueError, match="nothing was measured"):
+        _ = Attempts().last
+
+
 def test_repeats_can_be_switched_off() -> None:
     assert not Attempts(max_repeats=0).add(result("a", 0.5))
 
@@ -115,6 +148,20 @@ class Disturbed(FakeExecutor):
 class Notes(StudyObserver):
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.in_flight: set[str] = set()
+        self.told: list[float] = []
+
+    def measurement_started(self, uuid: str, *_: Any) -> None:
+        self.in_flight.add(uuid)
+
+    def measurement_finished(
+        self, uuid: str, label: str, params: Any, result: TrialResult, *_: Any
+    ) -> None:
+        self.in_flight.remove(uuid)
+        if label.startswith("trial"):
+            assert result.measurement is not None
+            assert result.measurement.contamination is not None
+            self.told.append(result.measurement.contamination.lost)
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -147,6 +194,10 @@ def test_a_study_repeats_keeps_and_shows(
     assert [m.attempt for m in made] == [None, 1, 2][:runs]
     assert [m.superseded for m in made] == [i != kept for i in range(runs)]
     assert len([n for n in observer.notes if "measured again" in n]) == runs - 1
+    assert observer.in_flight == set(), "every attempt is told as it ends"
+    assert observer.told == lost[:runs]
+    kept_before_the_last = kept != runs - 1
+    assert any("disturbed least" in n for n in observer.notes) == kept_before_the_last
     figures = trial_figures(trial)
     assert figures.measurements == 1
     assert figures.ci_low is not None
