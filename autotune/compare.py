@@ -19,6 +19,7 @@ from autotune.launching import probe_nodes
 from autotune.measure import once_progress, wait_for
 from autotune.metadata import fingerprint_difference
 from autotune.observer import StudyObserver
+from autotune.repeats import disturbed
 from autotune.sides import Side, Sides
 from autotune.stats import FIRST_BLOCKS, MAX_BLOCKS, MIN_RATIO_HALF_WIDTH, mean_interval
 from autotune.study import StopSignal, specification
@@ -50,7 +51,7 @@ class CompareOutcome:
     """Data set size, for the epoch time."""
     seconds: float
     disturbed: int = 0
-    """Runs that another program disturbed; they count, and widen the interval."""
+    """Runs that another program disturbed: their blocks are measured again."""
     ended_early: str = ""
     """Why there are fewer blocks than needed; empty where there are enough."""
     interrupted: bool = False
@@ -93,7 +94,12 @@ class CompareFigures(Value):
     """Whether the two sides do different work, so that the ratio is no gain of flags alone."""
     differences: list[str]
     disturbed_runs: int
-    """Runs that another program disturbed; they count, and widen the interval."""
+    """Runs that another program disturbed: their blocks are measured again."""
+    blocks_set_aside: int
+    """Blocks with such a run that do not count, as one that was disturbed less stands in their
+    place."""
+    blocks_disturbed: int
+    """Blocks that count although every attempt at them was disturbed: they widen the interval."""
     ended_early: str
     failure: Failure | None
     failed_side: str
@@ -163,6 +169,7 @@ class _Comparison:
             first=FIRST_BLOCKS,
             most=settings.blocks,
             half_width=settings.half_width,
+            repeats=sides.a.plan.experiment.measurement.repeats,
         )
 
     def run(self) -> CompareOutcome:
@@ -224,8 +231,7 @@ class _Comparison:
             lambda: self._signal.now or time.monotonic() > self._deadline,
         )
         self._observer.measurement_finished(spec.uuid, label, side.params, result, None, progress)
-        found = None if result.measurement is None else result.measurement.contamination
-        self._disturbed += found is not None and found.marked
+        self._disturbed += disturbed(result)
         self._longest_block = max(self._longest_block, time.monotonic() - self._block_begun)
         return result
 
@@ -251,7 +257,7 @@ def compared_figures(outcome: CompareOutcome) -> CompareFigures:
         b_trial=sides.b.trial,
         ratio=None if ratio is None else ratio.ratio,
         ratio_low=None if ratio is None else ratio.low,
-        ratio_high=None if ratio is None else ratio.high,
+        ratio_high=None if ratio is None or math.isinf(ratio.high) else ratio.high,
         significant=ratio is not None and ratio.significant,
         blocks=len(blocks.rates),
         blocks_needed=blocks.needed,
@@ -267,6 +273,8 @@ def compared_figures(outcome: CompareOutcome) -> CompareFigures:
         across_workloads=bool(sides.differences),
         differences=sides.differences,
         disturbed_runs=outcome.disturbed,
+        blocks_set_aside=blocks.set_aside,
+        blocks_disturbed=blocks.disturbed,
         ended_early=outcome.ended_early,
         failure=outcome.failure,
         failed_side=outcome.failed_side,

@@ -10,12 +10,12 @@ choice ever looks at a verification block, so those of an earlier launch count.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from autotune.blocks import Blocks, Broken
+from autotune.blocks import Block, Blocks, Broken, least_disturbed
 from autotune.selection import Candidate, select, selection_runs
-from autotune.stats import RatioEstimate
+from autotune.stats import RatioEstimate, rates_tie
 from autotune.trial import TrialResult
 from autotune.workloads import Workload, baseline_for, describe
 
@@ -47,12 +47,11 @@ def verify_study(run: StudyRun) -> Ending:
     run.searching = False
     groups = _finalists(run, settings.finalists)
     lines = []
-    for index, finalists in enumerate(groups):
+    for index, (workload, finalists) in enumerate(groups):
         run.verification_left = verification_runs(settings) * (len(groups) - index)
         line = _verify_workload(run, finalists)
         if (ended := run.asked_to_end()) is not None:
             return ended
-        workload = finalists[0].workload
         lines.append(f"{workload}: {line}" if workload else line)
     return "finished", "; ".join(lines)
 
@@ -65,38 +64,66 @@ def _nothing_to_verify(run: StudyRun) -> str:
     return f"no trial met the constraints: {', '.join(broken)}; relax them or measure more"
 
 
-def _finalists(run: StudyRun, count: int) -> list[list[Candidate]]:
-    """The best trials of each workload, best first; the workload of the best trial first."""
+def _finalists(run: StudyRun, count: int) -> list[tuple[str, list[Candidate]]]:
+    """By workload, that of the best trial first: what is varied in it, and the best trials that
+    may be faster than its baseline, best first; none where no trial may be."""
     groups: dict[Workload, list[TrialRecord]] = defaultdict(list)
     for trial in run.database.trials(run.record.id):
         if trial.rankable:
             groups[run.plan.space.workload_key(trial.params)].append(trial)
     varied = [n for n in run.plan.searched.searched if run.plan.space.parameters[n].workload]
-    found = []
-    for workload, trials in groups.items():
-        trials.sort(key=lambda t: -(t.samples_per_second or 0.0))
-        found.append(
+    for trials in groups.values():
+        trials.sort(key=_rate, reverse=True)
+    ranked = sorted(groups.items(), key=lambda group: _rate(group[1][0]), reverse=True)
+    return [
+        (
+            describe(workload, varied),
             [
                 Candidate(
                     number=trial.number,
                     params=trial.params,
-                    rate=trial.samples_per_second or 0.0,
+                    rate=_rate(trial),
                     baseline=baseline_for(run.plan.space, run.plan.baseline, trial.params),
-                    workload=describe(workload, varied),
                     measured_at=trial.finished_at,
+                    workload=describe(workload, varied),
                 )
-                for trial in trials[:count]
-            ]
+                for trial in _within_reach(run, trials)[:count]
+            ],
         )
-    return sorted(found, key=lambda group: -group[0].rate)
+        for workload, trials in ranked
+    ]
+
+
+def _within_reach(run: StudyRun, trials: list[TrialRecord]) -> list[TrialRecord]:
+    """The trials of one workload that are not beyond doubt slower than its baseline.
+
+    The baseline does not compete: all are measured against it. A single run of it that was lucky
+    must not hide every gain, so what ties with it by the noise floor is within reach.
+    """
+    canonical = run.plan.space.canonical
+    others, baseline_rate = [], 0.0
+    for trial in trials:
+        baseline = baseline_for(run.plan.space, run.plan.baseline, trial.params)
+        if canonical(trial.params) == canonical(baseline):
+            baseline_rate = _rate(trial)
+        else:
+            others.append(trial)
+    floor = run.noise_floor
+    return [
+        trial
+        for trial in others
+        if _rate(trial) >= baseline_rate or rates_tie(_rate(trial), baseline_rate, floor)
+    ]
+
+
+def _rate(trial: TrialRecord) -> float:
+    return trial.samples_per_second or 0.0
 
 
 def _verify_workload(run: StudyRun, finalists: list[Candidate]) -> str:
     """Choose and verify the winner of one workload; returns what came of it."""
-    canonical = run.plan.space.canonical
-    if canonical(finalists[0].params) == canonical(finalists[0].baseline):
-        return "no configuration was faster than the baseline"
-    finalists = [f for f in finalists if canonical(f.params) != canonical(f.baseline)]
+    if not finalists:
+        return "no configuration was faster than the baseline, nor within the noise of it"
     if _judged_before(run, finalists):
         return "verified before"
     winner = select(run, finalists)
@@ -123,13 +150,17 @@ def _verify(run: StudyRun, winner: Candidate) -> str:
     settings = run.plan.experiment.verification
     floor = run.noise.floor if run.noise is not None else 0.0
     recorded = _recorded_runs(run, winner)
+    repeats = run.plan.experiment.measurement.repeats
+    done, set_aside = complete_blocks(recorded, repeats)
     blocks = Blocks(
         arms=("candidate", "baseline"),
         seed=f"{run.plan.experiment.seed}:{winner.number}",
         first=settings.first_blocks,
         most=settings.blocks,
         half_width=max(settings.half_width, floor),
-        rates=complete_pairs(recorded),
+        done=done,
+        repeats=repeats,
+        set_aside=set_aside,
     )
     configurations = {"candidate": winner.params, "baseline": winner.baseline}
 
@@ -139,7 +170,7 @@ def _verify(run: StudyRun, winner: Candidate) -> str:
         run.verification_left = max(0, 2 * (blocks.needed - block))
         label = f"block {block + 1}/{max(blocks.needed, block + 1)} {arm}"
         where = {"block": block, "arm": arm}
-        return run.measure(configurations[arm], winner.number, label, "verification", **where)
+        return run.measure_once(configurations[arm], winner.number, label, "verification", **where)
 
     failed = Counter(m.block or 0 for m in recorded if m.state == "failed")
     broken = blocks.measure(measure, lambda: run.clock.fits(2), failed)
@@ -157,13 +188,27 @@ def _verify(run: StudyRun, winner: Candidate) -> str:
     short = (
         "" if blocks.complete else f", cut short by the time budget after {outcome.blocks} blocks"
     )
-    return f"trial {winner.number} {verdict(outcome)}{short}"
+    return f"trial {winner.number} {verdict(outcome)}{short}{_disturbances(blocks)}"
 
 
 def verdict(outcome: RatioEstimate) -> str:
     """``verified: 1.43x (1.40 to 1.46)``, or ``no significant gain: ...``."""
     text = f"{outcome.ratio:.2f}x ({outcome.low:.2f} to {outcome.high:.2f})"
     return f"verified: {text}" if outcome.low > 1 else f"no significant gain: {text}"
+
+
+def _disturbances(blocks: Blocks) -> str:
+    """What other programs did to the blocks, to add to what is said of the ratio."""
+    text = ""
+    if blocks.set_aside:
+        text += f", {_counted(blocks.set_aside)} set aside as other programs disturbed them"
+    if blocks.disturbed:
+        text += f", {_counted(blocks.disturbed)} disturbed each time, so the interval is wider"
+    return text
+
+
+def _counted(blocks: int) -> str:
+    return f"{blocks} block{'' if blocks == 1 else 's'}"
 
 
 def _record(
@@ -181,6 +226,8 @@ def _record(
             "half_width": blocks.half_width,
             "first_blocks": blocks.first,
             "most_blocks": blocks.most,
+            "set_aside": blocks.set_aside,
+            "disturbed_blocks": blocks.disturbed,
         },
     )
 
@@ -208,29 +255,42 @@ def _recorded_runs(run: StudyRun, winner: Candidate) -> list[MeasurementRecord]:
     ]
 
 
-def complete_pairs(runs: Iterable[MeasurementRecord]) -> list[tuple[float, float]]:
-    """(candidate, baseline) rates of the blocks that are complete, from the first one on.
+def complete_blocks(runs: Iterable[MeasurementRecord], repeats: int) -> tuple[list[Block], int]:
+    """The blocks that are complete, from the first one on, with the rates of (candidate, baseline);
+    and how many attempts at them were set aside.
 
-    ``runs`` are in the order they were made. A block's pair is two finished runs, one of each
-    arm, with nothing in between: a failed run, or a driver that ended after the first arm, makes
-    the block begin anew.
+    ``runs`` are in the order they were made. A block is two finished runs, one of each arm, with
+    nothing in between: a failed run, or a driver that ended after the first arm, makes it begin
+    anew. A disturbed one is complete once it was measured again ``repeats`` times; the least
+    disturbed attempt counts.
     """
-    pairs: dict[int, tuple[float, float]] = {}
-    begun: dict[str, float] = {}
-    block = -1
+    attempts: dict[int, list[Block]] = defaultdict(list)
+    begun: dict[str, MeasurementRecord] = {}
+    number = -1
     for run in runs:
         if run.block is None or run.arm is None:
             continue
-        if run.block != block or run.arm in begun or run.state != "finished":
+        if run.block != number or run.arm in begun or run.state != "finished":
             begun = {}
-        block = run.block
+        number = run.block
         if run.state != "finished" or not run.samples_per_second:
             continue
-        begun[run.arm] = run.samples_per_second
+        begun[run.arm] = run
         if len(begun) == 2:
-            pairs.setdefault(block, (begun["candidate"], begun["baseline"]))
+            attempts[number].append(_block(begun))
             begun = {}
-    found: list[tuple[float, float]] = []
-    while len(found) in pairs:
-        found.append(pairs[len(found)])
-    return found
+    found: list[Block] = []
+    set_aside = 0
+    while made := attempts.get(len(found)):
+        counts = least_disturbed(made)
+        if counts.disturbed and len(made) <= repeats:
+            break
+        found.append(counts)
+        set_aside += len(made) - 1
+    return found, set_aside
+
+
+def _block(runs: Mapping[str, MeasurementRecord]) -> Block:
+    rates = [runs[arm].samples_per_second or 0.0 for arm in ("candidate", "baseline")]
+    lost = [float((m.contamination or {})["lost"]) for m in runs.values() if m.contaminated]
+    return Block((rates[0], rates[1]), tuple(lost))

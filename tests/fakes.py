@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from autotune.executors.base import Executor, Job, OnEvent
 from autotune.trial import (
+    Contamination,
     Failure,
     Fingerprint,
     Measurement,
@@ -44,6 +45,16 @@ def measurement(rate: float) -> Measurement:
     )
 
 
+def disturbed(result: TrialResult, lost: float = 0.5) -> TrialResult:
+    """The same run with another program beside it that took a share of its capacity."""
+    made = result.measurement
+    assert made is not None
+    slower = made.samples_per_second * (1 - lost)
+    found = Contamination(lost=lost, marked=True, causes=["foreign load"])
+    changed = {"samples_per_second": slower, "contamination": found}
+    return result.model_copy(update={"measurement": made.model_copy(update=changed)})
+
+
 class FakeJob(Job):
     def __init__(self, spec: TrialSpec, result: TrialResult) -> None:
         self.uuid = spec.uuid
@@ -74,6 +85,8 @@ class FakeExecutor(Executor):
         self.closed = False
         self.machine = {"cpu": "fake", "cores": 2}
         self.before: Callable[[TrialSpec], None] = lambda spec: None
+        self.disturbs: Callable[[TrialSpec], bool] = lambda spec: False
+        """Whether another program takes half of the machine during this measurement."""
 
     @classmethod
     def create(
@@ -103,7 +116,8 @@ class FakeExecutor(Executor):
         if isinstance(answer, Failure):
             return FakeJob(spec, TrialResult(state="failed", failure=answer, **common))
         rate = answer * math.exp(self._random.gauss(0, self._noise))
-        return FakeJob(spec, TrialResult(state="finished", measurement=measurement(rate), **common))
+        made = TrialResult(state="finished", measurement=measurement(rate), **common)
+        return FakeJob(spec, disturbed(made) if self.disturbs(spec) else made)
 
     def close(self) -> None:
         self.closed = True

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from autotune.cli.compare import result_line
-from autotune.compare import CompareOutcome, CompareSettings, compare, compared_figures
+from autotune.cli.compare import _lines, result_line
+from autotune.compare import (
+    CompareFigures,
+    CompareOutcome,
+    CompareSettings,
+    compare,
+    compared_figures,
+)
 from autotune.exceptions import InputError
 from autotune.sides import SHORT, Sides, read_sides
 from autotune.stats import FIRST_BLOCKS, sequential_ratio
@@ -196,6 +202,37 @@ def test_without_time_it_ends_with_what_is_there_and_says_so(
     assert figures.blocks == 3
     assert figures.ratio is not None
     assert figures.ended_early == "the time of 32 s was over"
+
+
+def test_disturbed_blocks_are_set_aside_and_told(data: str) -> None:
+    executor = FakeExecutor(surface, noise=0.01)
+    executor.disturbs = lambda spec: len(executor.specs) in (4, 5, 6, 15)
+    figures = compared_figures(run(read(FAST, SLOW, data), executor, blocks=6))
+    # Blocks 1 and 2 share three of them; then the one after the sixth is another attempt's.
+    assert figures.blocks == 6
+    assert figures.disturbed_runs == 4
+    assert (figures.blocks_set_aside, figures.blocks_disturbed) == (3, 0)
+    assert len(executor.specs) == 2 * (6 + 3)
+    assert figures.significant
+    assert "; 3 blocks set aside as other programs disturbed them" in measured(figures)
+
+
+def test_a_machine_that_is_never_quiet_gives_a_wider_interval(data: str) -> None:
+    quiet, loud = FakeExecutor(surface, noise=0.01), FakeExecutor(surface, noise=0.01)
+    loud.disturbs = lambda spec: True
+    expected = compared_figures(run(read(FAST, SLOW, data), quiet, blocks=6))
+    figures = compared_figures(run(read(FAST, SLOW, data), loud, blocks=6))
+    assert (figures.blocks_set_aside, figures.blocks_disturbed) == (12, 6)
+    assert expected.significant
+    assert not figures.significant
+    assert figures.ratio_low < expected.ratio_low / 3
+    assert "6 blocks disturbed each time, which widens the interval" in measured(figures)
+
+
+def measured(figures: CompareFigures) -> str:
+    """The line of what was measured, as shown."""
+    [line] = [column for column in _lines() if column.header == "measured"]
+    return line.cell(figures.model_dump())
 
 
 def test_a_side_that_fails_is_named_with_its_cause(data: str) -> None:

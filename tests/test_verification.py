@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.blocks import MAX_REPEATS, Blocks, Broken
+from autotune.blocks import MAX_REPEATS, Block, Blocks, Broken
 from autotune.config import Verification
 from autotune.exceptions import InputError
 from autotune.selection import selection_runs
@@ -18,8 +18,8 @@ from autotune.stats import blocks_needed, sequential_ratio
 from autotune.storage import MeasurementRecord
 from autotune.study import StopSignal
 from autotune.trial import Failure, Params, TrialResult, TrialSpec
-from autotune.verification import complete_pairs, verification_runs
-from tests.fakes import FakeExecutor, measurement
+from autotune.verification import complete_blocks, verification_runs
+from tests.fakes import FakeExecutor, disturbed, measurement
 from tests.launches import experiment, launch, records, surface, url
 
 __all__ = ["experiment", "url"]  # fixtures
@@ -109,12 +109,80 @@ def test_blocks_end_early_when_none_may_begin_or_a_run_is_refused() -> None:
     assert blocks().ratio() is None
 
 
+def test_a_block_with_a_disturbed_run_is_set_aside_and_measured_again_as_a_whole() -> None:
+    ran = blocks(most=4)
+    calls: list[tuple[str, int]] = []
+
+    def run(arm: str, block: int) -> TrialResult:
+        calls.append((arm, block))
+        made = result(100.0 + len(calls))
+        first = block == 2 and calls.count((arm, block)) == 1
+        return disturbed(made) if first and arm == "baseline" else made
+
+    assert ran.measure(run) is None
+    assert len(calls) == 10
+    assert set(ran.rates[2]) == {100.0 + 7, 100.0 + 8}
+    assert (ran.set_aside, ran.disturbed) == (1, 0)
+    assert ran.ratio() == sequential_ratio(ran.of_first, ran.of_second, 4)
+
+
+@pytest.mark.parametrize(("repeats", "attempts"), [(2, 3), (0, 1)])
+def test_a_block_that_is_disturbed_each_time_widens_the_interval(
+    repeats: int, attempts: int
+) -> None:
+    ran = blocks(most=4)
+    ran.repeats = repeats
+    lost = iter([0.5, 0.2, 0.4])
+
+    def run(arm: str, block: int) -> TrialResult:
+        made = result(100.0 + block)
+        return disturbed(made, next(lost)) if block == 1 and arm == "baseline" else made
+
+    assert ran.measure(run) is None
+    assert (ran.set_aside, ran.disturbed) == (attempts - 1, 1)
+    kept = 0.2 if repeats else 0.5
+    assert ran.done[1] == Block((101.0, 101.0 * (1 - kept)), (kept,))
+    outcome, plain = ran.ratio(), sequential_ratio(ran.of_first, ran.of_second, 4)
+    assert outcome is not None
+    assert outcome.ratio == plain.ratio
+    # All of what the block may have lost, in the mean of four logarithms.
+    assert outcome.low == pytest.approx(plain.low * (1 - kept) ** (1 / 4))
+    assert outcome.high == pytest.approx(plain.high / (1 - kept) ** (1 / 4))
+
+
+def test_a_block_that_may_have_lost_everything_leaves_nothing_known() -> None:
+    ran = blocks(most=4)
+    ran.done = [Block((2.0, 1.0)), Block((2.0, 1.1), (1.0,))]
+    outcome = ran.ratio()
+    assert outcome is not None
+    assert (outcome.low, outcome.high) == (0.0, math.inf)
+
+
+def test_a_disturbed_block_is_not_measured_again_without_time() -> None:
+    ran = blocks(most=4)
+    asked: list[int] = []
+
+    def may_begin() -> bool:
+        asked.append(len(ran.rates))
+        return len(asked) < 2
+
+    ran.measure(lambda arm, block: disturbed(result(10.0)), may_begin)
+    assert asked == [0, 0, 1]
+    assert (len(ran.rates), ran.disturbed) == (1, 1)
+
+
 # --------------------------------------------------------------------------- earlier launches
 
-Run = tuple[str, float | None]
+
+def complete_pairs(runs: list[MeasurementRecord]) -> list[tuple[float, float]]:
+    return [block.rates for block in complete_blocks(runs, MAX_REPEATS)[0]]
 
 
-def recorded(runs: list[tuple[int, str, float | None]]) -> list[MeasurementRecord]:
+def recorded(
+    runs: list[tuple[int, str, float | None]], lost: tuple[float, ...] = ()
+) -> list[MeasurementRecord]:
+    """``lost``: of the first runs, those above 0 are marked."""
+    shares = [*lost, *[0.0] * len(runs)]
     missing = dict.fromkeys(MeasurementRecord.model_fields)
     values = {"ranks": [], "readback": {}, "versions": {}, "failed_clips": [], "timeline": {}}
     return [
@@ -126,9 +194,11 @@ def recorded(runs: list[tuple[int, str, float | None]]) -> list[MeasurementRecor
                 "arm": arm,
                 "samples_per_second": rate,
                 "state": "failed" if rate is None else "finished",
+                "contaminated": share > 0,
+                "contamination": {"lost": share},
             }
         )
-        for block, arm, rate in runs
+        for (block, arm, rate), share in zip(runs, shares, strict=False)
     ]
 
 
@@ -167,6 +237,30 @@ def test_only_complete_blocks_of_earlier_launches_count(
     runs: list[tuple[int, str, float | None]], pairs: list[tuple[float, float]]
 ) -> None:
     assert complete_pairs(recorded(runs)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("lost", "complete"),
+    [
+        ((), [Block((2.0, 1.0))]),
+        # The driver ended before a disturbed block was measured again: it begins anew.
+        ((0.3,), []),
+        ((0.3, 0.0, 0.0, 0.0), [Block((2.1, 1.1))]),
+        ((0.0, 0.3, 0.2, 0.1), []),
+        ((0.0, 0.3, 0.2, 0.0, 0.4, 0.0), [Block((2.1, 1.1), (0.2,))]),
+    ],
+)
+def test_disturbed_blocks_of_earlier_launches_count_once_repeats_are_used(
+    lost: tuple[float, ...], complete: list[Block]
+) -> None:
+    attempts = max(1, len(lost) // 2)
+    runs = [
+        run
+        for i in range(attempts)
+        for run in ((0, "candidate", 2.0 + i / 10), (0, "baseline", 1.0 + i / 10))
+    ]
+    set_aside = attempts - 1 if complete else 0
+    assert complete_blocks(recorded(runs, lost), MAX_REPEATS) == (complete, set_aside)
 
 
 def stop_in(executor: FakeExecutor, signal: StopSignal, specs: int) -> None:
@@ -214,6 +308,73 @@ def test_an_interrupted_selection_goes_on_with_its_runs(
 
 
 # --------------------------------------------------------------------------- what is claimed
+
+
+def test_a_baseline_that_was_lucky_once_hides_no_gain(experiment: dict[str, Any], url: str) -> None:
+    executor = FakeExecutor(surface)
+
+    def lucky(params: Params) -> float | Failure:
+        rate = surface(params)
+        assert isinstance(rate, float)
+        return 1.3 * rate if len(executor.specs) == 1 else rate
+
+    experiment["noise"] = {"runs": 5, "drift_every": 0}
+    experiment["baseline"] = {"num_demux_threads": 5, "num_decode_threads": 4}
+    experiment["enqueue"] = [{"num_demux_threads": 2, "num_decode_threads": 4}]
+    executor._surface = lucky
+    outcome = launch(experiment, url, executor)
+    study, trials, _, [verification] = records(url)
+    assert trials[0].samples_per_second == max(t.samples_per_second for t in trials)
+    assert study.noise["floor"] > 0.3
+    assert verification.trial_number == 1
+    assert verification.verified, outcome.reason
+
+
+def test_what_is_slower_by_more_than_noise_is_no_finalist(
+    experiment: dict[str, Any], url: str
+) -> None:
+    experiment["verification"] = {"finalists": 3, "blocks": 4}
+    experiment["baseline"] = {"num_demux_threads": 2, "num_decode_threads": 4}
+    experiment["enqueue"] = [
+        {"num_demux_threads": 3, "num_decode_threads": 4},
+        {"num_demux_threads": 8, "num_decode_threads": 8},
+    ]
+    experiment["budget"] = {"trials": 3}
+    outcome = launch(experiment, url)
+    _, _, measurements, [verification] = records(url)
+    assert verification.trial_number == 1
+    assert "trial 1 no significant gain: 0.97x" in outcome.reason
+    assert [m.role for m in measurements].count("selection") == 0, "there is nothing to choose"
+
+
+def test_disturbed_blocks_of_a_verification_are_set_aside_and_told(
+    experiment: dict[str, Any], url: str
+) -> None:
+    executor = FakeExecutor(surface, noise=0.005)
+    executor.disturbs = lambda spec: len(executor.specs) in (9, 14)  # of blocks 0 and 2
+    outcome = launch(experiment, url, executor)
+    _, _, measurements, [verification] = records(url)
+    assert outcome.reason.endswith(", 2 blocks set aside as other programs disturbed them")
+    runs = [m for m in measurements if m.role == "verification"]
+    assert len(runs) == 2 * (4 + 2)
+    assert verification.details["set_aside"] == 2
+    assert verification.details["disturbed_blocks"] == 0
+    # The claim rests on undisturbed runs alone: a disturbed one gives 18 or 25.
+    rates = verification.details["candidate_rates"] + verification.details["baseline_rates"]
+    assert len(rates) == 8
+    assert min(rates) > 30
+
+
+def test_where_every_block_is_disturbed_nothing_is_claimed(
+    experiment: dict[str, Any], url: str
+) -> None:
+    executor = FakeExecutor(surface)
+    executor.disturbs = lambda spec: len(executor.specs) > 8
+    outcome = launch(experiment, url, executor)
+    [verification] = records(url)[3]
+    assert outcome.reason.endswith("4 blocks disturbed each time, so the interval is wider")
+    assert not verification.verified
+    assert verification.ratio_low < 0.5
 
 
 def test_noisy_blocks_are_added_until_the_gain_is_known(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -263,7 +264,8 @@ def result_line(row: JsonObject) -> str:
     """What may be said of A and B: ``A is 1.43x as fast as B (1.40 to 1.46)``."""
     if row["ratio"] is None:
         return ""
-    span = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+    high = math.inf if row["ratio_high"] is None else row["ratio_high"]
+    span = f"{row['ratio_low']:.2f} to {high:.2f}"
     if row["significant"]:
         return f"A is {row['ratio']:.2f}x as fast as B ({span})"
     return f"no significant difference: A is {row['ratio']:.2f}x as fast as B ({span})"
@@ -283,9 +285,12 @@ def _measured_line(row: JsonObject) -> str:
         f"{figures.counted(row['blocks'], 'block')} of fresh runs in "
         f"{figures.duration(row['seconds'])}"
     )
-    if row["disturbed_runs"]:
-        runs = figures.counted(row["disturbed_runs"], "run")
-        text += f"; {runs} disturbed by other programs, which widens the interval"
+    if row["blocks_set_aside"]:
+        aside = figures.counted(row["blocks_set_aside"], "block")
+        text += f"; {aside} set aside as other programs disturbed them"
+    if row["blocks_disturbed"]:
+        kept = figures.counted(row["blocks_disturbed"], "block")
+        text += f"; {kept} disturbed each time, which widens the interval"
     if not row["ended_early"]:
         return text
     return f"{text}; ended early, of {row['blocks_needed']} blocks: {row['ended_early']}"
