@@ -60,7 +60,8 @@ def outcome_line(
         epoch = ""
         if num_samples and measured.samples_per_second > 0:
             epoch = f", epoch {figures.duration(num_samples / measured.samples_per_second)}"
-        return f"{label}: {rate}{epoch}; {changed}"
+        steady = "" if measured.steady else ", not steady"
+        return f"{label}: {rate}{epoch}{steady}; {changed}"
     if result.state == "stopped":
         return f"{label}: stopped; {changed}"
     kind = result.failure.kind if result.failure is not None else "infrastructure"

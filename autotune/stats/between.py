@@ -90,7 +90,8 @@ def published_interval(
     half-width was ``usual_within``. Their noise is taken out and that of this configuration's
     own runs put in: the half-width of one run is sqrt((t * between_sd)^2 - usual_within^2 +
     within^2), and never below ``within``. With ``usual_within`` 0, not known, nothing is taken
-    out, which is too wide rather than too narrow.
+    out, which is too wide rather than too narrow. A run whose own half-width is not finite knows
+    nothing of itself, and then nothing is known of the configuration: (0, infinity).
 
     Args:
         means: rate of each run, samples/s.
@@ -106,10 +107,9 @@ def published_interval(
     if k == 0:
         raise ValueError("published_interval needs at least one run")
     mean = math.fsum(means) / k
-    if mean <= 0:
+    if mean <= 0 or not all(math.isfinite(w) for w in within_half_widths):
         return 0.0, math.inf
-    within = [w / mean for w in within_half_widths if math.isfinite(w)]
-    own = math.fsum(w * w for w in within) / k
+    own = math.fsum((w / mean) ** 2 for w in within_half_widths) / k
     between = (t_quantile(dof) * between_sd) ** 2 - usual_within**2
     half = math.sqrt((max(0.0, between) + own) / k)
     if half > _UNKNOWN:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from autotune.repeats import warning, widened
+from autotune.repeats import NOT_STEADY, warning, widened
 from autotune.stats import between_run_sd, published_interval, usual_within
 from autotune.storage.models import MeasurementRow, StudyRow, TrialRow
 from autotune.storage.records import TrialRecord, VerificationRecord
@@ -133,6 +133,8 @@ def _mean(runs: Sequence[Run], name: str) -> float | None:
 
 def _half_width(run: Run) -> float:
     """Half of a run's own interval, wider where others took a part of the machine."""
+    if run.within_low is None or run.within_high is None:  # not finite, so not stored
+        return math.inf
     half: float = (run.within_high - run.within_low) / 2
     if not run.contaminated:
         return half
@@ -147,6 +149,11 @@ def _page_cache(runs: Sequence[Run]) -> str | None:
 def _told(runs: Sequence[Run]) -> list[str]:
     """What the runs themselves warn of, each thing once."""
     return list(dict.fromkeys(text for run in runs for text in run.warnings or []))
+
+
+def _unsteady(runs: Sequence[Run]) -> list[str]:
+    """That a run did not become steady; of one that was stopped early nobody expects it."""
+    return [NOT_STEADY] if any(r.steady is False and not r.stopped_early for r in runs) else []
 
 
 def _disturbances(runs: Sequence[Run]) -> list[str]:
@@ -187,11 +194,7 @@ def trial_record(
     if rate is not None:
         low, high = published_interval(
             [run.samples_per_second for run in used],
-            [
-                _half_width(run)
-                for run in used
-                if run.within_high is not None and run.within_low is not None
-            ],
+            [_half_width(run) for run in used],
             # none where every run at that place was disturbed
             *between.get(place, spread_of([])),
         )
@@ -221,7 +224,7 @@ def trial_record(
         stopped_early=trial.stopped_early,
         failure=failure_of(trial.failure_kind, trial.failure_cause, trial.failure_advice),
         page_cache=_page_cache(used),
-        warnings=[*trial.warnings, *_told(used), *_disturbances(used)],
+        warnings=[*trial.warnings, *_told(used), *_unsteady(used), *_disturbances(used)],
         machine=place[0],
         dataset=place[1],
         created_at=trial.created_at,

@@ -53,6 +53,12 @@ def window(rate: float | None, steady: bool = True) -> WindowEvent:
     )
 
 
+def unsteady(outcome: TrialResult) -> TrialResult:
+    assert outcome.measurement is not None
+    changed = outcome.measurement.model_copy(update={"steady": False})
+    return outcome.model_copy(update={"measurement": changed})
+
+
 class Screen:
     """A terminal in memory and a view on it."""
 
@@ -154,6 +160,11 @@ def test_the_view_leaves_nothing_running_and_prints_late_messages() -> None:
         (
             result("u", 128.0),
             "[7/20 trials] trial 7: 128 samples/s (120 to 136), epoch 31 min; "
+            "num_demux_threads=3\n",
+        ),
+        (
+            unsteady(result("u", 128.0)),
+            "[7/20 trials] trial 7: 128 samples/s (120 to 136), epoch 31 min, not steady; "
             "num_demux_threads=3\n",
         ),
         (

@@ -98,6 +98,9 @@ def test_the_published_interval_is_never_narrower_than_the_within_run_one(
 def test_a_run_that_says_nothing_gives_an_interval_that_says_nothing() -> None:
     assert stats.published_interval([1.0], [5000.0], 0.03, 8) == (0.0, math.inf)
     assert stats.published_interval([0.0], [1.0], 0.03, 8) == (0.0, math.inf)
+    for unknown in (math.inf, math.nan):
+        assert stats.published_interval([1.0], [unknown], 0.03, 8) == (0.0, math.inf)
+        assert stats.published_interval([1.0, 1.0], [0.1, unknown], 0.03, 8) == (0.0, math.inf)
     with pytest.raises(ValueError, match="at least one run"):
         stats.published_interval([], [], 0.03, 8)
 

@@ -138,8 +138,7 @@ def test_figures_and_text_that_databases_refuse_do_not_cost_the_result(
     assert math.isnan(window.stages[0].queue_occupancy)
     database.finish_trial(study.id, 0, "COMPLETE")
     trial = database.trials(study.id)[0]
-    assert trial.ci_low is not None
-    assert trial.ci_low < 100 < (trial.ci_high or 0)
+    assert (trial.ci_low, trial.ci_high) == (0.0, None), "a run that knows nothing of itself"
 
 
 def test_a_failed_trial_has_no_figure_and_says_why(
@@ -181,6 +180,20 @@ def test_a_trial_has_the_mean_of_its_search_runs_alone(
     assert trial.cpu_percent == pytest.approx(45.0)
     with pytest.raises(InputError, match="no trial 9 in this study"):
         database.trial(study.id, 9)
+
+
+def test_a_run_that_did_not_become_steady_is_warned_of(
+    database: Database, study: StudyRecord, make_result: MakeResult
+) -> None:
+    for number, (steady, early) in enumerate([(False, False), (True, False), (False, True)]):
+        database.start_trial(study.id, number, BASELINE | {"num_demux_threads": 1 + number})
+        run = make_result(100.0, steady=steady, stopped_early=early)
+        database.record(study.id, number, "search", run)
+        database.finish_trial(study.id, number, "COMPLETE", stopped_early=early)
+    told, steady, stopped = (trial.warnings for trial in database.trials(study.id))
+    assert len(told) == 1
+    assert told[0].startswith("not steady: ")
+    assert steady == stopped == []
 
 
 def test_the_interval_widens_with_the_spread_between_runs(
