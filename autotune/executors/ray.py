@@ -201,10 +201,13 @@ class RayExecutor(Executor):
             with contextlib.suppress(TimeoutError):
                 job.result(timeout=_ANSWER_SECONDS)
         self._connected = False
-        for place in self._places:
-            ray.kill(place.actor, no_restart=True)
-        self._places, self.slots = [], 0
-        ray.shutdown()
+        places, self._places, self.slots = self._places, [], 0
+        try:
+            for place in places:
+                if place.actor is not None:  # else its cores were not reserved yet
+                    ray.kill(place.actor, no_restart=True)
+        finally:
+            ray.shutdown()
 
     def release(self, place: _Place, lost: bool) -> None:
         """A slot's measurement is over; an actor that was lost is started anew."""
@@ -230,8 +233,8 @@ class RayExecutor(Executor):
             import ray
         except ImportError as error:
             raise UnsupportedError(
-                "executor.kind: ray needs the package ray; install it with `pip install "
-                "'autotune[ray]'`, or use `executor: {kind: local}`"
+                "executor.kind: ray needs the package ray, which cannot be imported; install it "
+                "with `pip install ray`, or use `executor: {kind: local}`"
             ) from error
         options: dict[str, Any] = {
             "log_to_driver": False,

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "targets_for_tests"))
 from helpers import FOLDER, ROOT, marked, specification, wait_for
 
 from autotune import processes
-from autotune.exceptions import InputError
+from autotune.exceptions import InputError, UnsupportedError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
-from autotune.executors.ray import RayExecutor
+from autotune.executors.ray import RayExecutor, _Place
 from autotune.executors.ray_slot import trial_changes
 from autotune.trial import STUDY_MARK, Event, NodeInfo, ProbeRequest
 
@@ -269,6 +269,36 @@ def test_what_ray_puts_into_the_environment_does_not_reach_a_trial(
     assert changes["OMP_NUM_THREADS"] is None
     assert changes["CUDA_VISIBLE_DEVICES"] == "0,3"
     assert trial_changes({}, [])["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_slot_that_was_never_reserved_is_no_reason_to_leave_ray_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first slot's cores are not free, so the second one is not even asked for."""
+    import ray
+
+    def refuse(self: RayExecutor, place: _Place) -> None:
+        raise UnsupportedError("its cores are not free")
+
+    places = [_Place("node", "id", 1.0, 0.0) for _ in range(2)]
+    ended: list[str] = []
+    monkeypatch.setattr(RayExecutor, "_connect", lambda self: setattr(self, "_connected", True))
+    monkeypatch.setattr(RayExecutor, "_find_places", lambda self: places)
+    monkeypatch.setattr(RayExecutor, "_reserve", refuse)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
+    executor = RayExecutor.create(address=None, slots_per_node=2)
+    request = ProbeRequest(study="s", target="t", params={}, cache_dir=str(tmp_path))
+    with pytest.raises(UnsupportedError, match="its cores are not free"):
+        executor.start(request)
+    executor.close()
+    assert ended == ["shutdown"]
+
+
+def test_without_ray_the_remedy_is_a_package_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    executor = RayExecutor.create(address="auto", slots_per_node=1)
+    with pytest.raises(UnsupportedError, match="`pip install ray`"):
+        executor.start(ProbeRequest(study="s", target="t", params={}, cache_dir=""))
 
 
 @pytest.mark.parametrize(
