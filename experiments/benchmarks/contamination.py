@@ -10,7 +10,8 @@ measurement takes them. A stretch is shorter than the steady part of a measureme
 default (3 s), and so its figures are noisier.
 
 A last pair of runs leaves cores idle (a paced consumer): there a spinning process costs next to
-nothing, and is not to be marked.
+nothing. It is marked all the same, out of caution: the pipeline's threads do wait for a CPU, and
+whether its buffers make up for it cannot be told from outside.
 
 Beside what was estimated as lost stands what really was: 1 - rate / rate without the load. Marks
 for time that the hypervisor took, by the kernel's own count, are told apart: they are not false.
