@@ -1,8 +1,12 @@
-"""What every built-in target that reads clips must do.
+"""What every built-in target must do: first those that read clips, at the end those that run what
+a user wrote, as far as it applies to them.
 
 A target joins with one line in `TARGETS`: a configuration that keeps the seeded order, and others
 that its read-back must tell from it. The reference of a target of JPEG frames is a slow reader of
 the same files; how much they differ from the videos is tested in tests/targets/test_frames.py.
+
+That a closed loader leaves no thread, process, segment or batch is asserted of every scenario, in
+`run_scenarios`.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from target_driver import SMALL, run_scenarios
+from target_driver import ROOT, SMALL, run_scenarios
 
 from autotune import processes
 from autotune.manifest import Manifest, scan
@@ -299,4 +303,103 @@ def test_a_worker_process_measures_it(specification: Callable[..., TrialSpec]) -
     assert measured.delivered is not None
     assert measured.delivered.shape == [3, SMALL["num_frames"], *SMALL["frame_size"]]
     assert {stage.name for stage in measured.stages} >= {"decode", "collate", "sink"}
+    assert processes.marked(STUDY_MARK, spec.study, keep=[os.getpid()]) == []
+
+
+# ------------------------------------------------------------------ what a user wrote
+
+LOADER = """
+from torch.utils.data import DataLoader, Dataset
+import torch
+
+class Clips(Dataset):
+    def __len__(self): return 24
+    def __getitem__(self, index): return torch.rand(3, 8, 4, 6), index % 5
+
+def build(num_workers, batch_size):
+    return DataLoader(Clips(), batch_size=batch_size, num_workers=num_workers)
+"""
+
+SCRIPT = """
+import argparse, subprocess, sys, time
+from autotune import probe
+parser = argparse.ArgumentParser()
+parser.add_argument("--num-workers", type=int)
+parser.add_argument("--batch-size", type=int)
+args = parser.parse_args()
+for _ in range(args.num_workers):
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+while True:
+    with probe.stage("load"):
+        time.sleep(0.01)
+    probe.step(samples=args.batch_size, frames=8 * args.batch_size)
+"""
+
+PARAMS = {"num_workers": 1, "batch_size": 4}
+
+OWN: dict[str, dict[str, Any]] = {
+    "python": {"function": "loader_of_the_contract:build"},
+    "command": {
+        "command": "{python} train.py {flags}",
+        "flags": {name: [f"--{name.replace('_', '-')}", None] for name in PARAMS},
+    },
+}
+
+
+@pytest.fixture(scope="session", params=list(OWN))
+def own(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any]]:
+    """The name of a target, and its settings."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "loader_of_the_contract.py").write_text(LOADER)
+    (folder / "train.py").write_text(SCRIPT)
+    return request.param, {**OWN[request.param], "working_dir": str(folder)}
+
+
+def test_what_a_user_wrote_is_counted_read_back_and_ended(own: tuple[str, dict[str, Any]]) -> None:
+    """Seven batches are more than the loader's epoch has."""
+    name, settings = own
+    none = {**PARAMS, "num_workers": 0}
+    answers = run_scenarios(
+        name,
+        {"params": PARAMS, "settings": settings, "batches": 7},
+        {"params": none, "settings": settings},
+        {"params": PARAMS, "settings": settings, "batches": 0},
+    )
+    for answer, params, batches in zip(answers, (PARAMS, none, PARAMS), (7, 1, 0), strict=True):
+        assert "error" not in answer, answer["error"]
+        assert answer["readback"] == params
+        counts = {"samples": 4, "frames": 32, "unique": 0, "decoded": 0}
+        assert answer["batches"] == [counts] * batches
+        assert answer["failed"] == {"count": 0, "clips": {}}
+        assert answer["accounts"] is None
+        assert answer["expected"] is None
+        # The second answer counts from the first one.
+        assert answer["again"] <= sum(stage["tasks"] for stage in answer["stages"])
+
+
+def test_a_worker_process_measures_what_a_user_wrote(
+    own: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of the command that is in a session of its own ends with it."""
+    name, settings = own
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    spec = TrialSpec(
+        uuid=uuid.uuid4().hex,
+        study=uuid.uuid4().hex,
+        target=name,
+        params=PARAMS,
+        settings=settings,
+        measurement=MeasurementSettings(min_seconds=0.8, max_seconds=1.5),
+    )
+    result = supervise(spec)
+    measured = result.measurement
+    assert measured is not None, (result.failure, result.log_tail)
+    assert measured.readback == PARAMS
+    assert measured.samples_per_second > 0
+    assert measured.fps == pytest.approx(8 * measured.samples_per_second)
+    assert measured.decoded_fps is None
+    assert measured.accelerator_utilization is None
+    assert {stage.name for stage in measured.stages} >= {"next" if name == "python" else "load"}
     assert processes.marked(STUDY_MARK, spec.study, keep=[os.getpid()]) == []
