@@ -554,6 +554,36 @@ def test_processes_that_inherit_no_descriptor_are_added_up(folder: Path) -> None
     assert 8 < per_batch < 16
 
 
+@pytest.mark.parametrize(
+    ("regex", "per_step"),
+    [(r"rank (?P<rank>\d+) step (?P<step>\d+)", 8), (r"step (?P<step>\d+)", 4)],
+)
+def test_ranks_that_all_print_their_steps_inflate_nothing(
+    folder: Path, regex: str, per_step: int
+) -> None:
+    """Rank 1 lags two steps behind. Steps are 20 ms long at least; a rank's holds 4 samples."""
+    script(
+        folder,
+        """
+        import os, sys, time
+        rank = int(os.fork() == 0)
+        begin, step = time.monotonic(), 500
+        while True:
+            step += 1
+            time.sleep(max(0.02, begin + 0.02 * (step - 500 + 2 * rank) - time.monotonic()))
+            print(f"rank {rank} step {step}", flush=True)
+        """,
+    )
+    result = measured(folder, "{python} train.py {flags}", regex=regex, samples_per_step=4)
+    figures = result.measurement
+    assert figures is not None, (result.failure, result.log_tail)
+    assert figures.samples_per_second <= per_step / 0.02 * 1.1
+    windows = [w for w in result.windows if w.steady and w.batches]
+    per_batch = sum(w.samples for w in windows) / sum(w.batches for w in windows)
+    assert per_batch == pytest.approx(per_step, rel=0.3)
+    assert bool(figures.warnings) == (per_step == 4)
+
+
 def test_the_samples_of_torchrun_s_ranks_are_added_up(folder: Path) -> None:
     script(folder, STEPS)
     command = "{python} -m torch.distributed.run --standalone --nproc-per-node 2 train.py {flags}"
