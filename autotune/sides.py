@@ -2,6 +2,7 @@
 
 Of a study only the configuration is taken, and what it was measured on: target settings, data,
 consumer, ranks. Flags written out beside a study of the same target are measured on the same.
+Frames and the videos that they were extracted from are the same data.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autotune import plugins
 from autotune.config import Plan, difference, experiment_from, resolve
 from autotune.exceptions import InputError
+from autotune.frame_folders import is_extracted, read_record
 from autotune.measure import measure_experiment
 from autotune.results import best_trial
 from autotune.search_space.document import listed
@@ -23,6 +26,8 @@ from autotune.trial import Params
 SHORT = {"min_seconds": 2.0, "max_seconds": 4.0}
 """How long each run of a comparison measures, seconds: many short runs tell more than a few long
 ones, as runs differ from each other by more than each of them varies."""
+
+_DATA_DIR = "target.data_dir"
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,21 @@ class _Given:
     overrides: tuple[str, ...]
     values: Mapping[str, Any]
 
+    def for_target(self, target: str, data_dir: Path | None = None) -> dict[str, Any]:
+        """The values for one side.
+
+        Args:
+            target: of the side. Where it reads videos and is given frames, it gets the videos that
+                they were made of.
+            data_dir: of the other side, unless a data folder is given.
+        """
+        values = dict(self.values)
+        folder = values.get(_DATA_DIR, data_dir)
+        if folder is not None:
+            reads_frames = plugins.load_target(target).reads == "frames"
+            values[_DATA_DIR] = str(folder if reads_frames else _videos(Path(folder)))
+        return values
+
 
 def read_sides(
     a: str,
@@ -116,13 +136,25 @@ def read_sides(
     first, second = sides
     assert first is not None
     assert second is not None
-    if first.plan.data_dir != second.plan.data_dir:
+    if _videos(first.plan.data_dir) != _videos(second.plan.data_dir):
         raise InputError(
             f"compare: the two sides read different data: A {first.plan.data_dir}, "
             f"B {second.plan.data_dir}. Figures of different data do not compare; give --data-dir "
             "to measure both on one folder"
         )
     return Sides(first, second)
+
+
+def _videos(folder: Path | None) -> Path | None:
+    """The folder, or where it holds extracted frames the folder of videos that they are of: both
+    list the same clips in the same order.
+
+    Raises:
+        InputError: the record of the extraction is damaged.
+    """
+    if folder is None or not is_extracted(folder):
+        return folder
+    return Path(read_record(folder).source)
 
 
 def read_side(
@@ -171,9 +203,7 @@ def _of_flags(text: str, words: list[str], beside: Side | None, given: _Given) -
         plan = beside.plan
         named = plan.space.parse_flags(flags, f"compare {text!r}")
         return Side(text, plan, plan.space.complete({**plan.fixed, **named}))
-    values = dict(given.values)
-    if beside is not None and beside.plan.data_dir is not None:
-        values.setdefault("target.data_dir", str(beside.plan.data_dir))
+    values = given.for_target(target, None if beside is None else beside.plan.data_dir)
     base = {"measurement": SHORT}
     plan = resolve(measure_experiment(target, flags, given.overrides, values, base=base))
     return Side(text, plan, plan.baseline)
@@ -195,7 +225,8 @@ def _of_study(text: str, words: list[str], name: str, given: _Given) -> Side:
     document = dict(record.experiment)
     document["measurement"] = {**document.get("measurement", {}), **SHORT}
     where = f"study {study!r}"
-    plan = resolve(experiment_from(document, given.overrides, given.values, where=where))
+    values = given.for_target(record.target)
+    plan = resolve(experiment_from(document, given.overrides, values, where=where))
     same_data = str(plan.data_dir) == str(record.identity.get("data_dir"))
     return Side(
         text=text,
