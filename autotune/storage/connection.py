@@ -6,7 +6,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,12 @@ _T = TypeVar("_T")
 
 _WRITES = "autotune_writes"
 """Execution option of a connection whose transaction will write."""
+
+_DURABLE = "autotune_durable"
+"""Execution option of one that writes what a power cut must not take back."""
+
+LOG_BYTES = 64 * 2**20
+"""SQLite's write-ahead log is cut back to this, once a long reader no longer keeps it growing."""
 
 # SQLSTATE classes: connection gone, out of resources or connections, rolled back by a deadlock
 # or a serialization failure, shut down or starting up.
@@ -80,6 +85,9 @@ def make_engine(address: Address) -> Engine:
     switched off. A transaction that will write begins IMMEDIATE: one that began as a reader
     and then writes is refused at once, without waiting, when another writer was faster.
 
+    Only a durable transaction waits for the disk. The log is written in order, so whatever was
+    committed before it is on the disk as well.
+
     Raises:
         UnsupportedError: if the database's driver is not installed.
     """
@@ -91,6 +99,7 @@ def make_engine(address: Address) -> Engine:
             "install it, e.g. pip install 'psycopg[binary]'"
         ) from None
     if address.path is not None:
+        tune_sqlite(engine)
 
         @event.listens_for(engine, "connect")
         def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
@@ -99,10 +108,36 @@ def make_engine(address: Address) -> Engine:
 
         @event.listens_for(engine, "begin")
         def on_begin(connection: Connection) -> None:
-            writes = connection.get_execution_options().get(_WRITES)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            options = connection.get_execution_options()
+            if not options.get(_WRITES):
+                connection.exec_driver_sql("BEGIN")
+                return
+            if connection.info.get(_RELAXED):
+                level = "FULL" if options.get(_DURABLE) else "NORMAL"
+                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+_RELAXED = "relaxed"
+"""Key in a connection's info: whether its commits need not wait for the disk."""
+
+
+def tune_sqlite(engine: Engine) -> None:
+    """Bound the write-ahead log of an SQLite engine's connections, and let commits not wait for
+    the disk: a power cut may then undo the last of them, but damages nothing.
+
+    That holds of write-ahead logging alone; a database in another mode is left as safe as it is.
+    """
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, record: Any) -> None:
+        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
+        [mode] = connection.execute("PRAGMA journal_mode").fetchone()
+        record.info[_RELAXED] = mode == "wal"
+        if mode == "wal":
+            connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class _Gone(sqlite3.OperationalError):
@@ -137,6 +172,14 @@ def guard_file(engine: Engine, path: Path | None) -> None:
             raise DisconnectionError(f"{path} is not the file that was opened")
 
 
+def database_error(error: BaseException) -> SQLAlchemyError | None:
+    """The database's error in what was raised: Optuna wraps it in its own."""
+    for found in (error, error.__cause__):
+        if isinstance(found, SQLAlchemyError):
+            return found
+    return None
+
+
 def is_transient(error: SQLAlchemyError, disk: bool = False) -> bool:
     """Whether the same statement may succeed later: decided by error codes, not by text.
 
@@ -159,15 +202,30 @@ def is_transient(error: SQLAlchemyError, disk: bool = False) -> bool:
     return state != _DISK_FULL_STATE and str(state).startswith(_TRANSIENT_STATES)
 
 
+def takes_nothing(error: SQLAlchemyError) -> bool:
+    """Whether the disk is full, or the database may not be written."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", -1) & 0xFF
+    return _is_full(original) or code == sqlite3.SQLITE_READONLY
+
+
+def _is_full(original: BaseException | None) -> bool:
+    """Whether this is a database driver's error for a disk, or a quota, that is full."""
+    code = getattr(original, "sqlite_errorcode", -1)
+    # The index of the write-ahead log could not grow: readers need it, too.
+    no_index = code == sqlite3.SQLITE_IOERR_SHMSIZE
+    state = getattr(original, "sqlstate", None)
+    return no_index or code & 0xFF == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE
+
+
 def explain(error: SQLAlchemyError, address: Address, doing: str) -> AutotuneError:
     """The one message for a database error: what failed, where, and the remedy."""
     original = getattr(error, "orig", None)
     code = getattr(original, "sqlite_errorcode", -1) & 0xFF
     where = f"storage {address.shown}"
-    state = str(getattr(original, "sqlstate", None) or "")
     lines = str(original or error).strip().splitlines() or [type(error).__name__]
     said = redact(lines[0])
-    if code == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE:
+    if _is_full(original):
         return StorageError(
             f"{where}: the disk (or the quota) is full while {doing}; free space on it, "
             "then launch the study again: nothing measured so far is lost"
@@ -217,8 +275,10 @@ class Store:
         self.engine = engine
         self._retry = retry
         self._readers = sessionmaker(engine, expire_on_commit=False)
-        self._writers = sessionmaker(
-            engine.execution_options(**{_WRITES: True}), expire_on_commit=False
+        writing = engine.execution_options(**{_WRITES: True})
+        self._writers = sessionmaker(writing, expire_on_commit=False)
+        self._durable_writers = sessionmaker(
+            writing.execution_options(**{_DURABLE: True}), expire_on_commit=False
         )
 
     @property
@@ -226,32 +286,36 @@ class Store:
         """The database's address for messages, without its password."""
         return self.address.shown
 
-    @contextmanager
-    def _reading(self, doing: str = "reading") -> Iterator[Session]:
-        """A session for one short read: it sees one consistent state and blocks no writer.
+    def _read(self, action: Callable[[Session], _T], doing: str = "reading") -> _T:
+        """Run ``action`` in one short transaction that reads: it sees one consistent state and
+        blocks no writer; retry with back-off what a retry can cure.
 
         Raises:
             StorageError: if the database fails.
         """
-        try:
+
+        def attempt() -> _T:
             with self._readers() as session:
-                self.patiently(session.connection)
-                yield session
+                return action(session)
+
+        try:
+            return self.patiently(attempt)
         except SQLAlchemyError as error:
             raise explain(error, self.address, doing) from error
 
-    def patiently(self, action: Callable[[], _T]) -> _T:
-        """Run ``action``, a transaction of its own; retry with back-off what a retry can cure."""
+    def patiently(self, action: Callable[[], _T], *, disk: bool = True) -> _T:
+        """Run ``action``, a transaction of its own; retry with back-off what a retry can cure.
+
+        Args:
+            disk: whether a driver waits for a disk that is full, gone or read-only.
+        """
         delays = self._retry.delays()
         while True:
             try:
                 return action()
             except Exception as error:
-                # Optuna wraps the database's errors in its own
-                cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
-                transient = isinstance(cause, SQLAlchemyError) and is_transient(
-                    cause, self._retry.disk
-                )
+                cause = database_error(error)
+                transient = cause is not None and is_transient(cause, disk and self._retry.disk)
                 delay = next(delays, None) if transient else None
                 if delay is None:
                     raise
@@ -263,11 +327,16 @@ class Store:
                 )
                 time.sleep(delay)
 
-    def _write_raw(self, action: Callable[[Session], _T]) -> _T:
-        """Run ``action`` in one transaction; retry with back-off what a retry can cure."""
+    def _write_raw(self, action: Callable[[Session], _T], *, durable: bool = False) -> _T:
+        """Run ``action`` in one transaction; retry with back-off what a retry can cure.
+
+        Args:
+            durable: whether a power cut after this returns must not take it back.
+        """
+        writers = self._durable_writers if durable else self._writers
 
         def attempt() -> _T:
-            with self._writers.begin() as session:
+            with writers.begin() as session:
                 return action(session)
 
         try:

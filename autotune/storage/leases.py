@@ -7,27 +7,34 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from autotune.exceptions import StorageError, StudyConflict
+from autotune.exceptions import StudyConflict
 from autotune.storage.connection import Store
-from autotune.storage.models import LeaseRow
-from autotune.storage.records import LeaseRecord
-from autotune.storage.studies import study_row
+from autotune.storage.models import LeaseRow, StudyRow
+from autotune.storage.records import LeaseRecord, StudyState
+from autotune.storage.redaction import clean_text
+from autotune.storage.studies import handle_requests, study_row
 
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 9.0
-"""A driver elsewhere that did not renew its lease for so long is dead. Here, its process is
-looked at and nobody waits."""
+"""A driver elsewhere that was seen not to renew its lease for so long is dead. Here, its process
+is looked at and nobody waits."""
 
 RENEW_SECONDS = 1.5
 
 _PROC = Path("/proc")
 _LOOK_SECONDS = 0.5
+
+_OUT_SECONDS = 2.0
+"""A look at the lease that took longer found the database locked or gone: for its holder, too."""
 
 
 def host_key() -> str:
@@ -62,10 +69,27 @@ def _record(row: LeaseRow) -> LeaseRecord:
     )
 
 
-def _driver_is_gone(row: LeaseRow) -> bool:
-    """Whether the holder ran here and its process has ended (or its pid was reused)."""
+def _is_here(lease: LeaseRecord | LeaseRow) -> bool:
+    """Whether the holder is a process that can be seen from here."""
     key = host_key()
-    return bool(key) and row.host_key == key and process_started(row.pid) != row.process_started
+    return bool(key) and lease.host_key == key
+
+
+def _process_lives(lease: LeaseRecord | LeaseRow) -> bool:
+    """Whether the holder's process is there, and its pid was not reused; for one that is here."""
+    return process_started(lease.pid) == lease.process_started
+
+
+_Look = Callable[[Callable[[Session], float | None], str], float | None]
+"""Runs a question to the database in a transaction: `Store._read` or `Store._write`."""
+
+
+class _Unrenewed(NamedTuple):
+    """A lease that nobody renewed while it was watched."""
+
+    renewed_at: float
+    watched_until: float
+    """By this process's monotonic clock."""
 
 
 class Leases(Store):
@@ -80,15 +104,15 @@ class Leases(Store):
     ) -> LeaseRecord | None:
         """Become the study's driver.
 
-        A lease that was not renewed for its ``ttl`` seconds, or whose process on this machine is
-        gone, is taken over. Acquiring one's own lease again renews it.
+        Whether its holder lives is not read off a clock. A holder on this machine lives as long as
+        its process does; the lease of one elsewhere is taken over only when it was watched for its
+        ``ttl`` and not renewed. Acquiring one's own lease again renews it.
 
         Args:
             owner: names this launch.
-            ttl: seconds after which others may take it over, if it is not renewed.
-            patience: where the holder is elsewhere, so that nothing but its renewals tells
-                whether it lives, watch them for so many seconds at most. By this process's
-                monotonic clock: it does not matter if somebody sets the other clocks.
+            ttl: seconds for which others must see it not renewed before they take it over.
+            patience: watch the renewals of a holder whose process tells nothing, as it is
+                elsewhere, for so many seconds at most; without it such a holder lives.
 
         Returns:
             The lease of the dead driver that was taken over, or None: then nothing needs to be
@@ -97,6 +121,18 @@ class Leases(Store):
         Raises:
             StudyConflict: if a live driver holds it, naming its host and pid.
         """
+        try:
+            return self._acquire(study_id, owner, ttl, None)
+        except StudyConflict:
+            dead = self._watch(study_id, patience)
+            if dead is None:
+                raise
+        return self._acquire(study_id, owner, ttl, dead)
+
+    def _acquire(
+        self, study_id: int, owner: str, ttl: float, dead: _Unrenewed | None
+    ) -> LeaseRecord | None:
+        """`acquire_lease`; ``dead`` is a lease that was watched."""
         pid = os.getpid()
         mine = {
             "owner": owner,
@@ -119,9 +155,7 @@ class Leases(Store):
                 session.add(LeaseRow(study_id=study_id, acquired_at=now, renewed_at=now, **mine))
                 return None
             before = _record(row)
-            # before a clock was set back it was renewed in the future
-            expired = abs(now - row.renewed_at) > row.ttl or row.renewed_at == unchanged
-            if row.owner != owner and not expired and not _driver_is_gone(row):
+            if row.owner != owner and not _is_dead(row, dead):
                 raise StudyConflict(
                     f"study {name!r} is being driven by process {row.pid} on {row.host} "
                     f"(seen {max(0.0, now - row.renewed_at):.0f} s ago); wait for it, "
@@ -134,28 +168,39 @@ class Leases(Store):
             )
             return None if before.owner == owner else before
 
-        unchanged: float | None = None
-        try:
-            return self._write(acquire, "acquiring the study's lease")
-        except StudyConflict:
-            unchanged = self._watch(study_id, patience)
-            if unchanged is None:
-                raise
         return self._write(acquire, "acquiring the study's lease")
 
-    def _watch(self, study_id: int, patience: float) -> float | None:
-        """When the lease was last renewed, if that stays so for its ttl; None if it is renewed,
-        if the holder can be seen from here, or if that would take too long."""
+    def _watch(self, study_id: int, patience: float) -> _Unrenewed | None:
+        """The lease, if it is not renewed for its ttl; None if it is, if the holder's process
+        tells whether it lives, or if that would take more than ``patience`` seconds."""
         first = self.lease(study_id)
-        if first is None or first.host_key == host_key() or first.ttl > patience:
+        if first is None or first.ttl > patience:
             return None
-        deadline = time.monotonic() + first.ttl
-        while time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
-            lease = self.lease(study_id)
-            if lease is None or lease.renewed_at != first.renewed_at:
+        if _is_here(first) and first.pid != os.getpid():
+            return None
+        # A look that writes waits for whom the holder has to wait for.
+        return self._unrenewed(first, first.ttl, self._write)
+
+    def _unrenewed(self, lease: LeaseRecord, seconds: float, look: _Look) -> _Unrenewed | None:
+        """``lease``, if it is not renewed for so many seconds; None as soon as it is.
+
+        While the database is out its holder cannot renew it, so that time counts for nothing.
+        """
+
+        def renewed_at(session: Session) -> float | None:
+            query = select(LeaseRow.renewed_at).where(LeaseRow.study_id == lease.study_id)
+            return session.scalar(query)
+
+        since = looked = time.monotonic()
+        while looked - since < seconds:
+            time.sleep(min(_LOOK_SECONDS, seconds))
+            if look(renewed_at, "watching the study's lease") != lease.renewed_at:
                 return None
-        return first.renewed_at
+            now = time.monotonic()
+            if now - looked > _OUT_SECONDS:
+                since = now
+            looked = now
+        return _Unrenewed(lease.renewed_at, looked)
 
     def renew_lease(self, study_id: int, owner: str) -> None:
         """Say that the driver lives; call it several times within the ttl.
@@ -172,12 +217,7 @@ class Leases(Store):
                 .returning(LeaseRow.study_id)
             ).first()
             if changed is None:
-                row = session.get(LeaseRow, study_id)
-                by = f" by process {row.pid} on {row.host}" if row else ""
-                raise StudyConflict(
-                    f"study {study_row(session, study_id).name!r} was taken over{by}, as this "
-                    "driver did not renew its lease in time; this launch ends"
-                )
+                raise _taken_over(session, study_id)
 
         self._write(renew, "renewing the study's lease")
 
@@ -191,19 +231,87 @@ class Leases(Store):
 
         self._write(release, "releasing the study's lease")
 
+    def end_launch(
+        self, study_id: int, owner: str, state: StudyState, reason: str, seconds: float
+    ) -> None:
+        """Record how a launch ended, and give the study up, in one transaction.
+
+        Args:
+            seconds: budget time that was used and not recorded yet.
+
+        Raises:
+            StudyConflict: if another driver has the study: then nothing is written.
+        """
+
+        def end(session: Session) -> None:
+            gone = session.execute(
+                delete(LeaseRow)
+                .where(LeaseRow.study_id == study_id, LeaseRow.owner == owner)
+                .returning(LeaseRow.study_id)
+            ).first()
+            if gone is None:
+                raise _taken_over(session, study_id)
+            session.execute(
+                update(StudyRow)
+                .where(StudyRow.id == study_id)
+                .values(
+                    state=state,
+                    state_reason=clean_text(reason),
+                    elapsed_seconds=StudyRow.elapsed_seconds + seconds,
+                    updated_at=datetime.now(UTC),
+                )
+            )
+            session.execute(handle_requests(study_id))
+
+        self._write(end, f"setting the study's state to {state}")
+
     def lease(self, study_id: int) -> LeaseRecord | None:
         """Who drives the study now, or did and died; None if nobody."""
-        with self._reading("reading the study's lease") as session:
+
+        def read(session: Session) -> LeaseRecord | None:
             row = session.get(LeaseRow, study_id)
             return None if row is None else _record(row)
 
+        return self._read(read, "reading the study's lease")
+
     def is_driven(self, study_id: int) -> bool:
-        """Whether a live driver holds the study: else the state ``running`` is out of date."""
-        with self._reading("reading the study's lease") as session:
-            row = session.get(LeaseRow, study_id)
-            if row is None or _driver_is_gone(row):
-                return False
-            return abs(self._now(session) - row.renewed_at) <= row.ttl
+        """Whether a live driver holds the study: else the state ``running`` is out of date.
+
+        Of a driver elsewhere the last renewal is looked at. Where the clock that wrote it may be
+        another than that which is read here, as in a file that machines share, one that seems old
+        is watched for some seconds.
+        """
+        lease = self.lease(study_id)
+        if lease is None:
+            return False
+        if _is_here(lease):
+            return _process_lives(lease)
+        now = self._read(self._now, "reading the clock")
+        if abs(now - lease.renewed_at) <= lease.ttl:
+            return True
+        if self.address.path is None:
+            return False
+        return self._unrenewed(lease, 2 * RENEW_SECONDS, self._read) is None
+
+
+def _is_dead(row: LeaseRow, dead: _Unrenewed | None) -> bool:
+    """Whether the holder of a lease is known to be gone."""
+    if _is_here(row) and not _process_lives(row):
+        return True
+    return (
+        dead is not None
+        and row.renewed_at == dead.renewed_at
+        and time.monotonic() - dead.watched_until <= _OUT_SECONDS
+    )
+
+
+def _taken_over(session: Session, study_id: int) -> StudyConflict:
+    row = session.get(LeaseRow, study_id)
+    by = f" by process {row.pid} on {row.host}" if row else ""
+    return StudyConflict(
+        f"study {study_row(session, study_id).name!r} was taken over{by}, as this "
+        "driver did not renew its lease in time; this launch ends"
+    )
 
 
 class Heartbeat:
@@ -231,5 +339,5 @@ class Heartbeat:
                 self._leases.renew_lease(self._study_id, self._owner)
             except StudyConflict:  # taken over: the study's loop is told when it renews
                 return
-            except StorageError as error:
+            except Exception as error:  # whatever it is: without renewals the study is lost
                 _log.warning("%s", error)

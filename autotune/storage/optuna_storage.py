@@ -1,7 +1,7 @@
 """Optuna's storage on our database, patient where Optuna's own gives up.
 
 Optuna raises after its first ``database is locked``; a study would end there. Each operation of
-its storage is a transaction of its own, so it can simply be tried again.
+its storage is a transaction of its own, so it can simply be tried again. Its errors become ours.
 """
 
 from __future__ import annotations
@@ -40,5 +40,9 @@ def _patient(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in BaseStorage.__abstractmethods__:
-    setattr(PatientStorage, _name, _patient(_name))
+_CACHE_CALLS = ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id")
+"""What Optuna's cache, through which a study uses its storage, calls past the public methods."""
+
+for _name in (*BaseStorage.__abstractmethods__, *_CACHE_CALLS):
+    if hasattr(RDBStorage, _name):
+        setattr(PatientStorage, _name, _patient(_name))

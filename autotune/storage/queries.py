@@ -113,8 +113,10 @@ class Queries(Store):
         Raises:
             StorageError: if the study is gone.
         """
-        with self._reading("reading the trials") as session:
-            return self._trials(session, study_row(session, study_id))
+        return self._read(
+            lambda session: self._trials(session, study_row(session, study_id)),
+            "reading the trials",
+        )
 
     def trial(self, study_id: int, number: int) -> TrialRecord:
         """One trial of a study.
@@ -162,15 +164,18 @@ class Queries(Store):
 
     def run_spread(self, study_id: int) -> Spread:
         """What runs of one configuration differ by at the place of the study's last run."""
-        with self._reading("reading the runs") as session:
+
+        def estimate(session: Session) -> Spread:
             study = study_row(session, study_id)
             runs: list[Run] = list(session.execute(finished_runs(study.id)))
+            if not runs:
+                return spread_of([])
             rows = session.scalars(select(TrialRow).where(TrialRow.study_id == study.id)).all()
             between = between_runs(rows, runs, self._verifications(session, study.id))
-        if not runs:
-            return spread_of([])
-        last = runs[-1]
-        return between[last.machine_hash, last.dataset_hash]
+            last = runs[-1]
+            return between[last.machine_hash, last.dataset_hash]
+
+        return self._read(estimate, "reading the runs")
 
     def best(
         self,
@@ -190,10 +195,12 @@ class Queries(Store):
             InputError: if ``top`` is below 1, or no trial has a parameter ``per``.
             ExpressionError: see `matches`.
         """
-        with self._reading("reading the best trials") as session:
+
+        def find(session: Session) -> tuple[str, list[TrialRecord]]:
             study = study_row(session, study_id)
-            target = study.target
-            trials = self._trials(session, study)
+            return study.target, self._trials(session, study)
+
+        target, trials = self._read(find, "reading the best trials")
         return self._grouped(target, trials, top, where, per, with_baseline=True)
 
     def best_across(
@@ -213,20 +220,23 @@ class Queries(Store):
             InputError: if no study measured the target, or none on such a GPU; see also `best`.
             ExpressionError: see `matches`.
         """
-        with self._reading("reading the best trials of all studies") as session:
-            targets = set(session.scalars(select(StudyRow.target).distinct()))
+
+        def find(session: Session) -> list[TrialRecord]:
             studies = session.scalars(
                 select(StudyRow)
                 .where(StudyRow.target == target, StudyRow.source == "measured")
                 .order_by(StudyRow.id)
             ).all()
-            trials = [trial for study in studies for trial in self._trials(session, study)]
-        if not studies:
-            known = ", ".join(sorted(targets)) or "none"
-            raise InputError(
-                f"no study in {self.shown} measured the target {target!r}; "
-                f"targets it holds: {known}"
-            )
+            if not studies:
+                targets = set(session.scalars(select(StudyRow.target).distinct()))
+                known = ", ".join(sorted(targets)) or "none"
+                raise InputError(
+                    f"no study in {self.shown} measured the target {target!r}; "
+                    f"targets it holds: {known}"
+                )
+            return [trial for study in studies for trial in self._trials(session, study)]
+
+        trials = self._read(find, "reading the best trials of all studies")
         found = self._grouped(target, trials, top, where, per, with_baseline=False)
         if gpu is None:
             return found
@@ -279,32 +289,38 @@ class Queries(Store):
         self, machines: set[str | None]
     ) -> dict[str | None, tuple[str | None, str | None]]:
         """GPU and CPU of machines by their hash."""
-        with self._reading("reading machines") as session:
-            hashes = [machine for machine in machines if machine is not None]
-            rows = session.scalars(select(MachineRow).where(MachineRow.hash.in_(hashes)))
-            return {row.hash: (row.gpu, row.cpu) for row in rows}
+        hashes = [machine for machine in machines if machine is not None]
+        query = select(MachineRow).where(MachineRow.hash.in_(hashes))
+        return self._read(
+            lambda session: {row.hash: (row.gpu, row.cpu) for row in session.scalars(query)},
+            "reading machines",
+        )
 
     def machines(self) -> list[MachineRecord]:
         """Every machine that figures were measured on, the first seen first."""
-        with self._reading("reading the machines") as session:
-            rows = session.scalars(select(MachineRow).order_by(MachineRow.first_seen))
-            return [
+        query = select(MachineRow).order_by(MachineRow.first_seen)
+        return self._read(
+            lambda session: [
                 MachineRecord.model_validate(
                     {name: getattr(row, name) for name in MachineRecord.model_fields}
                 )
-                for row in rows
-            ]
+                for row in session.scalars(query)
+            ],
+            "reading the machines",
+        )
 
     def datasets(self) -> list[DatasetRecord]:
         """Every data set that figures were measured on, the first seen first."""
-        with self._reading("reading the data sets") as session:
-            rows = session.scalars(select(DatasetRow).order_by(DatasetRow.first_seen))
-            return [
+        query = select(DatasetRow).order_by(DatasetRow.first_seen)
+        return self._read(
+            lambda session: [
                 DatasetRecord.model_validate(
                     {name: getattr(row, name) for name in DatasetRecord.model_fields}
                 )
-                for row in rows
-            ]
+                for row in session.scalars(query)
+            ],
+            "reading the data sets",
+        )
 
 
 def _baseline(

@@ -60,6 +60,8 @@ class LeaseRecord(Value):
     host_key: str = ""
     """Names the boot and the process-id namespace of ``pid``."""
     pid: int
+    process_started: str = ""
+    """Start of that process in clock ticks since boot."""
     acquired_at: float
     renewed_at: float
     ttl: float

@@ -28,7 +28,7 @@ from autotune.storage.models import (
 )
 from autotune.storage.records import Arm, MeasurementRecord, Role
 from autotune.storage.redaction import clean_json, clean_number, clean_text
-from autotune.storage.spool import Spool
+from autotune.storage.spool import Fate, Spool
 from autotune.trial import (
     Failure,
     Measurement,
@@ -217,7 +217,7 @@ class Results(Store):
         document = _document(study_id, trial_number, role, block, arm, attempt, machine, data)
         doing = f"recording measurement {result.uuid}"
         try:
-            self._write_raw(lambda session: self._insert(session, document, result))
+            self._write_raw(lambda session: self._insert(session, document, result), durable=True)
         except SQLAlchemyError as error:
             told = explain(error, self.address, doing)
             try:
@@ -272,42 +272,48 @@ class Results(Store):
             return 0
         broken: list[SQLAlchemyError] = []
 
-        def write(document: dict[str, Any]) -> bool:
+        def write(document: dict[str, Any]) -> Fate:
             if broken:  # the database does not take anything now: do not retry for each line
-                return False
+                return Fate.WAITS
             try:
-                result = TrialResult.model_validate(document.get("result"))
-                return self._write_raw(lambda s: self._insert_checked(s, document, result))
-            except (ValidationError, IntegrityError, KeyError) as error:
-                _log.warning("a waiting result cannot be written: %s", type(error).__name__)
-                return False
+                return self._write_raw(
+                    lambda session: self._insert_waiting(session, document), durable=True
+                )
+            except (ValidationError, IntegrityError, KeyError):
+                return Fate.UNFIT
             except SQLAlchemyError as error:
                 broken.append(error)
-                return False
+                return Fate.WAITS
 
         try:
-            written, kept = self.spool.drain(write)
+            drained = self.spool.drain(write)
         except OSError as error:  # they wait on; a full disk must not end the study here
             _log.warning("the waiting results cannot be read now: %s", error)
             return 0
         if broken:
             _log.warning("%s", explain(broken[0], self.address, "writing waiting results"))
-        if kept:
+        if drained.waiting:
             places = ", ".join(map(str, self.spool.waiting))
-            _log.warning("%d result(s) still wait in %s", kept, places)
-        return written
+            _log.warning("%d result(s) still wait in %s", drained.waiting, places)
+        for path in drained.unfit:
+            _log.warning(
+                "storage %s: waiting results that cannot be read, or belong to no study of this "
+                "database, were set aside in %s",
+                self.shown,
+                path,
+            )
+        return drained.written
 
-    def _insert_checked(
-        self, session: Session, document: Mapping[str, Any], result: TrialResult
-    ) -> bool:
-        """Insert unless the study is another one now, e.g. of a database made anew."""
+    def _insert_waiting(self, session: Session, document: Mapping[str, Any]) -> Fate:
+        """Write what a line of the spool holds."""
+        result = TrialResult.model_validate(document.get("result"))
         study_id, uuid = document["study_id"], document.get("study_uuid")
         if study_id is not None and uuid is not None:
             found = session.scalar(select(StudyRow.uuid).where(StudyRow.id == study_id))
-            if found != uuid:
-                return False
+            if found != uuid:  # e.g. of a database made anew
+                return Fate.UNFIT
         self._insert(session, document, result)
-        return True
+        return Fate.WRITTEN
 
     def _insert(self, session: Session, document: Mapping[str, Any], result: TrialResult) -> None:
         study_id: int | None = document["study_id"]
@@ -327,6 +333,7 @@ class Results(Store):
             block=document["block"],
             arm=document["arm"],
             attempt=document.get("attempt"),
+            superseded=document.get("superseded", False),
             state=result.state,
             timeline=clean_json(result.timeline),
             failure_kind=None if failure is None else failure.kind,
@@ -364,9 +371,11 @@ class Results(Store):
         query = select(MeasurementRow).where(MeasurementRow.study_id == study_id)
         if trial_number is not None:
             query = query.where(MeasurementRow.trial_number == trial_number)
-        with self._reading("reading measurements") as session:
-            rows = session.scalars(query.order_by(MeasurementRow.id))
-            return [measurement_record(row) for row in rows]
+        query = query.order_by(MeasurementRow.id)
+        return self._read(
+            lambda session: [measurement_record(row) for row in session.scalars(query)],
+            "reading measurements",
+        )
 
     def windows(self, measurement_id: int) -> list[Window]:
         """The windows of a measurement, by time, each with its stage statistics."""
@@ -382,8 +391,9 @@ class Results(Store):
             values["stages"] = [_restored(StageStats, stage) for stage in row.stages]
             return Window.model_validate(_restored(Window, values))
 
-        with self._reading("reading windows") as session:
-            return [window(row) for row in session.scalars(query)]
+        return self._read(
+            lambda session: [window(row) for row in session.scalars(query)], "reading windows"
+        )
 
     def stages(self, measurement_id: int) -> list[StageStats]:
         """Each stage over the steady part of a measurement, in the order of the pipeline."""
@@ -392,16 +402,24 @@ class Results(Store):
             .where(StageRow.measurement_id == measurement_id)
             .order_by(StageRow.position)
         )
-        with self._reading("reading stages") as session:
-            return [
+        return self._read(
+            lambda session: [
                 StageStats.model_validate(
                     _restored(StageStats, {n: getattr(row, n) for n in StageStats.model_fields})
                 )
                 for row in session.scalars(query)
-            ]
+            ],
+            "reading stages",
+        )
 
     def supersede(self, uuids: Collection[str]) -> None:
-        """Mark measurements in whose place a less disturbed repeat stands."""
+        """Mark measurements in whose place a less disturbed repeat stands.
+
+        Those that wait in the spool are marked there.
+
+        Raises:
+            StorageError: if the database or the spool fails.
+        """
         if not uuids:
             return
 
@@ -410,16 +428,26 @@ class Results(Store):
                 update(MeasurementRow).where(MeasurementRow.uuid.in_(uuids)).values(superseded=True)
             )
 
+        try:
+            self.spool.amend(lambda d: d.get("result", {}).get("uuid") in uuids, superseded=True)
+        except OSError as error:
+            raise StorageError(f"the waiting results cannot be changed: {error}") from error
         self._write(change, "marking repeated measurements")
 
     def machine_fingerprint(self, key: str) -> dict[str, Any] | None:
         """A machine's fingerprint by its hash."""
-        with self._reading("reading a machine") as session:
+
+        def find(session: Session) -> dict[str, Any] | None:
             row = session.get(MachineRow, key)
             return None if row is None else row.fingerprint
 
+        return self._read(find, "reading a machine")
+
     def dataset_fingerprint(self, key: str) -> dict[str, Any] | None:
         """A data set's fingerprint by its hash."""
-        with self._reading("reading a data set") as session:
+
+        def find(session: Session) -> dict[str, Any] | None:
             row = session.get(DatasetRow, key)
             return None if row is None else row.fingerprint
+
+        return self._read(find, "reading a data set")

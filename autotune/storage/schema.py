@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.orm import Session
 
 from autotune.exceptions import InputError
 from autotune.storage.models import PREFIX
@@ -66,6 +67,14 @@ def upgrade(connection: Connection, to: str = "head") -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, to)
+
+
+def rewrite_version(session: Session) -> None:
+    """Write what is there already: fails where the database cannot be written."""
+    version = session.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    # SQLite does not write a page for a value that stays as it is.
+    for value in ("", version):
+        session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = :v"), {"v": value})
 
 
 def check(revision: str | None, shown: str) -> None:

@@ -12,10 +12,31 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from autotune.storage.address import Address
+
+
+class Fate(Enum):
+    """What becomes of a waiting document."""
+
+    WRITTEN = "written"
+    """It is in the database."""
+    WAITS = "waits"
+    """The database does not take it now."""
+    UNFIT = "unfit"
+    """No database will take it, or another one than this."""
+
+
+class Drained(NamedTuple):
+    """What `Spool.drain` did."""
+
+    written: int
+    waiting: int
+    unfit: list[Path]
+    """The files that lines were set aside in."""
 
 
 class Spool:
@@ -38,7 +59,7 @@ class Spool:
         Raises:
             OSError: if none of the places can be written.
         """
-        line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+        line = _line(document) + b"\n"
         failed: OSError | None = None
         for path in self._paths:
             try:
@@ -60,36 +81,73 @@ class Spool:
                 failed = failed or error
         raise failed or OSError("no place for waiting results")
 
-    def drain(self, write: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
-        """Hand every document to ``write``; those it returns False for go on waiting.
+    def drain(self, write: Callable[[dict[str, Any]], Fate]) -> Drained:
+        """Hand every document to ``write``, which says what becomes of it.
 
-        Unreadable lines go on waiting too: they are kept for a person to look at.
-
-        Returns:
-            how many were written, and how many lines still wait.
+        What is unfit, and lines that cannot be read, go to a file beside with the ending ``.bad``,
+        for a person to look at.
         """
-        written = kept = 0
+        written = waiting = 0
+        unfit: list[Path] = []
+        for path in self.waiting:
+            with _locked(path):
+                lines: dict[Fate, list[bytes]] = {fate: [] for fate in Fate}
+                for line in filter(None, path.read_bytes().splitlines()):
+                    document = _parse(line)
+                    lines[Fate.UNFIT if document is None else write(document)].append(line)
+                written += len(lines[Fate.WRITTEN])
+                waiting += len(lines[Fate.WAITS])
+                # Where this fails, as on a full disk, the old file stays: what was written
+                # from it is known by its uuid and not written again.
+                with contextlib.suppress(OSError):
+                    if lines[Fate.UNFIT]:
+                        unfit.append(_set_aside(path, lines[Fate.UNFIT]))
+                    _replace(path, lines[Fate.WAITS])
+        return Drained(written, waiting, unfit)
+
+    def amend(self, chosen: Callable[[dict[str, Any]], bool], **changes: Any) -> None:
+        """Change waiting documents.
+
+        Raises:
+            OSError: if a file cannot be written; then it is as it was.
+        """
         for path in self.waiting:
             with _locked(path):
                 lines = path.read_bytes().splitlines()
-                rest: list[bytes] = []
-                for line in filter(None, lines):
-                    document = _parse(line)
-                    if document is not None and write(document):
-                        written += 1
-                    else:
-                        rest.append(line)
-                kept += len(rest)
-                if not rest:
-                    path.unlink()
+                documents = [_parse(line) for line in lines]
+                if not any(document is not None and chosen(document) for document in documents):
                     continue
-                # Where this fails, as on a full disk, the old file stays: what was written
-                # from it is known by its uuid and not written again.
-                new = path.with_name(f"{path.name}.new")
-                with contextlib.suppress(OSError):
-                    new.write_bytes(b"\n".join(rest) + b"\n")
-                    new.replace(path)
-        return written, kept
+                changed = [
+                    line if document is None or not chosen(document) else _line(document | changes)
+                    for line, document in zip(lines, documents, strict=True)
+                ]
+                _replace(path, changed)
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _set_aside(path: Path, lines: list[bytes]) -> Path:
+    aside = path.with_name(f"{path.name}.bad")
+    _write_lines(aside, "ab", lines)
+    return aside
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    if not lines:
+        path.unlink()
+        return
+    new = path.with_name(f"{path.name}.new")
+    _write_lines(new, "wb", lines)
+    new.replace(path)
+
+
+def _write_lines(path: Path, mode: Literal["ab", "wb"], lines: list[bytes]) -> None:
+    with path.open(mode) as file:
+        file.write(b"\n".join(lines) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import select, update
+from sqlalchemy import Update, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -44,6 +44,15 @@ def study_row(session: Session, study_id: int) -> StudyRow:
     if row is None:
         raise StorageError(f"study {study_id} is no longer in the database; launch it again")
     return row
+
+
+def handle_requests(study_id: int) -> Update:
+    """The statement that marks all requests of a study as handled."""
+    return (
+        update(RequestRow)
+        .where(RequestRow.study_id == study_id, RequestRow.handled_at.is_(None))
+        .values(handled_at=datetime.now(UTC))
+    )
 
 
 class Studies(Store):
@@ -118,9 +127,12 @@ class Studies(Store):
 
     def find_study(self, name: str) -> StudyRecord | None:
         """The study of this name, or None."""
-        with self._reading(f"reading the study {name!r}") as session:
+
+        def find(session: Session) -> StudyRecord | None:
             row = session.scalar(select(StudyRow).where(StudyRow.name == name))
             return None if row is None else study_record(row)
+
+        return self._read(find, f"reading the study {name!r}")
 
     def get_study(self, name: str) -> StudyRecord:
         """The study of this name.
@@ -131,8 +143,8 @@ class Studies(Store):
         found = self.find_study(name)
         if found is not None:
             return found
-        with self._reading("listing the studies") as session:
-            names = list(session.scalars(select(StudyRow.name).order_by(StudyRow.id.desc())))
+        newest_first = select(StudyRow.name).order_by(StudyRow.id.desc())
+        names = self._read(lambda s: list(s.scalars(newest_first)), "listing the studies")
         where = f"no study {name!r} in {self.address.shown}"
         if not names:
             raise InputError(f"{where}: it holds none; launch one first or pass --storage")
@@ -147,14 +159,15 @@ class Studies(Store):
         Raises:
             StorageError: if it is gone.
         """
-        with self._reading("reading a study") as session:
-            return study_record(study_row(session, study_id))
+        return self._read(lambda s: study_record(study_row(s, study_id)), "reading a study")
 
     def studies(self) -> list[StudyRecord]:
         """All studies, the oldest first."""
-        with self._reading("listing the studies") as session:
-            rows = session.scalars(select(StudyRow).order_by(StudyRow.id))
-            return [study_record(row) for row in rows]
+        query = select(StudyRow).order_by(StudyRow.id)
+        return self._read(
+            lambda session: [study_record(row) for row in session.scalars(query)],
+            "listing the studies",
+        )
 
     def set_state(self, study_id: int, state: StudyState, reason: str = "") -> None:
         """Record how the study stands and why."""
@@ -240,7 +253,8 @@ class Studies(Store):
             .order_by(MeasurementRow.id)
             .limit(1)
         )
-        with self._reading("reading the study's fingerprints") as session:
+
+        def find(session: Session) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
             study = study_row(session, study_id)
             measured = session.execute(first).first() or (None, None)
             machine_hash = study.machine_hash or measured[0]
@@ -251,6 +265,8 @@ class Studies(Store):
                 None if machine is None else machine.fingerprint,
                 None if data is None else data.fingerprint,
             )
+
+        return self._read(find, "reading the study's fingerprints")
 
     def request_stop(self, name: str) -> bool:
         """Ask the study's driver to stop after the trial in flight.
@@ -273,28 +289,22 @@ class Studies(Store):
 
     def stop_requested(self, study_id: int) -> bool:
         """Whether a stop was asked for and not yet handled."""
-        with self._reading("looking for requests") as session:
-            return (
-                session.scalar(
-                    select(RequestRow.id)
-                    .where(
-                        RequestRow.study_id == study_id,
-                        RequestRow.kind == "stop",
-                        RequestRow.handled_at.is_(None),
-                    )
-                    .limit(1)
-                )
-                is not None
+        open_request = (
+            select(RequestRow.id)
+            .where(
+                RequestRow.study_id == study_id,
+                RequestRow.kind == "stop",
+                RequestRow.handled_at.is_(None),
             )
+            .limit(1)
+        )
+        found = self._read(lambda session: session.scalar(open_request), "looking for requests")
+        return found is not None
 
     def clear_requests(self, study_id: int) -> None:
         """Mark all requests as handled: at the start of a launch, and once one was obeyed."""
 
         def change(session: Session) -> None:
-            session.execute(
-                update(RequestRow)
-                .where(RequestRow.study_id == study_id, RequestRow.handled_at.is_(None))
-                .values(handled_at=datetime.now(UTC))
-            )
+            session.execute(handle_requests(study_id))
 
         self._write(change, "clearing requests")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
 from autotune.exceptions import InputError, StorageError
@@ -72,6 +73,58 @@ def _trial_row(session: Session, study_id: int, number: int) -> TrialRow:
     if row is None:
         raise StorageError(f"trial {number} of study {study_id} is not in the database")
     return row
+
+
+def _supersede_repeats(session: Session, study_id: int) -> None:
+    """Settle what a driver that was killed measured again and did not settle itself.
+
+    A run without an attempt, or with attempt 0, is the first for its figure; repeats follow it.
+    """
+    rows = session.execute(
+        select(
+            MeasurementRow.id,
+            MeasurementRow.trial_number,
+            MeasurementRow.role,
+            MeasurementRow.block,
+            MeasurementRow.arm,
+            MeasurementRow.attempt,
+            MeasurementRow.superseded,
+            MeasurementRow.state,
+            MeasurementRow.stopped_early,
+            MeasurementRow.contamination,
+        )
+        .where(MeasurementRow.study_id == study_id)
+        .order_by(MeasurementRow.id)
+    ).all()
+    figures: dict[tuple[Any, ...], list[list[Row[Any]]]] = defaultdict(list)
+    for row in rows:
+        runs = figures[row.trial_number, row.role, row.block, row.arm]
+        if row.attempt and runs:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    left = [
+        row.id
+        for runs in figures.values()
+        for repeats in runs
+        if not any(row.superseded for row in repeats)
+        for row in _all_but_kept(repeats)
+    ]
+    if left:
+        session.execute(
+            update(MeasurementRow).where(MeasurementRow.id.in_(left)).values(superseded=True)
+        )
+
+
+def _all_but_kept(repeats: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """The runs in whose place another stands, by the rule of `repeats.Attempts.kept`."""
+    finished = [row for row in repeats if row.state == "finished"]
+    kept = min(
+        finished,
+        key=lambda row: (row.stopped_early, (row.contamination or {}).get("lost", 0.0)),
+        default=repeats[-1],
+    )
+    return [row for row in repeats if row is not kept]
 
 
 class Trials(Store):
@@ -155,7 +208,8 @@ class Trials(Store):
         study_id: int,
         violations: Callable[[MeasurementRecord], Iterable[str]] | None = None,
     ) -> list[int]:
-        """End the trials that a dead driver left RUNNING; call it with the lease held.
+        """End the trials that a dead driver left RUNNING, and of measurements that it made again
+        keep one, as it would have; call it with the lease held.
 
         One whose measurement was recorded before the driver died is COMPLETE: nothing measured is
         lost. ``violations`` then gives the constraints on figures that it breaks; where the
@@ -175,6 +229,7 @@ class Trials(Store):
                 .where(TrialRow.study_id == study_id, TrialRow.state == "RUNNING")
                 .order_by(TrialRow.number)
             ).all()
+            _supersede_repeats(session, study_id)
             for row in rows:
                 measured = session.scalar(
                     select(MeasurementRow)
@@ -183,6 +238,7 @@ class Trials(Store):
                         MeasurementRow.trial_number == row.number,
                         MeasurementRow.role.in_(("search", "baseline")),
                         MeasurementRow.state == "finished",
+                        MeasurementRow.superseded.is_(False),
                     )
                     .order_by(MeasurementRow.id.desc())
                     .limit(1)
@@ -269,13 +325,15 @@ class Trials(Store):
 
     def verifications(self, study_id: int) -> list[VerificationRecord]:
         """All verifications of a study, the oldest first."""
-        with self._reading("reading the verifications") as session:
-            rows = session.scalars(
-                select(VerificationRow)
-                .where(VerificationRow.study_id == study_id)
-                .order_by(VerificationRow.id)
-            )
-            return [verification_record(row) for row in rows]
+        query = (
+            select(VerificationRow)
+            .where(VerificationRow.study_id == study_id)
+            .order_by(VerificationRow.id)
+        )
+        return self._read(
+            lambda session: [verification_record(row) for row in session.scalars(query)],
+            "reading the verifications",
+        )
 
 
 def _mean(rates: Sequence[float]) -> float | None:

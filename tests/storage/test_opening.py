@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
 
 from autotune.exceptions import AutotuneError, InputError, StorageError, UnsupportedError
 from autotune.storage import Database, Retry, StudyRecord
+from autotune.storage import connection as connection_module
 from autotune.storage.address import Address
+from autotune.trial import TrialResult
 
 
 def _refused(url: str, kind: type[AutotuneError] = InputError, **options: bool) -> str:
@@ -123,6 +125,81 @@ def test_sqlite_keeps_a_log_ahead_so_that_readers_do_not_block(tmp_path: Path) -
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(text("PRAGMA foreign_keys")) == 1
         assert connection.scalar(text("PRAGMA busy_timeout")) >= 5000
+
+
+def test_a_measurement_alone_waits_for_the_disk(
+    tmp_path: Path, make_result: Callable[..., TrialResult]
+) -> None:
+    normal, full = 1, 2
+    seen: list[int] = []
+    with Database.open(f"sqlite:///{tmp_path / 's.db'}") as database:
+
+        @event.listens_for(database.engine, "commit")
+        def look(connection: Connection) -> None:
+            seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+        study = database.create_study(
+            "x", target="t", experiment={}, identity={}, space={}, baseline={}
+        )
+        database.record(study.id, None, "search", make_result())
+        database.set_state(study.id, "finished")
+        database.spool_result(study.id, None, "search", make_result())
+        database.flush_spool()
+        assert seen == [normal, full, normal, full]
+        with database.optuna_storage().engine.connect() as connection:
+            assert connection.scalar(text("PRAGMA synchronous")) == normal
+
+
+def test_without_a_log_ahead_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    Database.open(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    with Database.open(f"sqlite:///{path}") as database:
+        for engine in (database.engine, database.optuna_storage().engine):
+            with engine.connect() as opened:
+                assert opened.scalar(text("PRAGMA journal_mode")) == "delete"
+                assert opened.scalar(text("PRAGMA synchronous")) == 2
+
+
+def test_the_log_is_cut_back_after_a_long_reader_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "LOG_BYTES", 2**20)
+    path = tmp_path / "s.db"
+    log = path.with_name("s.db-wal")
+
+    def create(name: str, size: int) -> None:
+        database.create_study(
+            name,
+            target="t",
+            experiment={"text": "x" * size},
+            identity={},
+            space={},
+            baseline={},
+        )
+
+    with Database.open(f"sqlite:///{path}") as database:
+        create("first", 1)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM autotune_studies").fetchone()
+        create("large", 6_000_000)
+        assert log.stat().st_size > 6_000_000
+        reader.execute("ROLLBACK")
+        reader.close()
+        create("second", 1)  # checkpoints the log
+        create("third", 1)  # begins it anew
+        assert log.stat().st_size <= 2**20
+
+
+def test_a_launch_finds_out_at_once_that_it_may_not_write(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    Database.open(f"sqlite:///{path}").close()
+    patient = Retry(attempts=1000, disk=True)
+    with pytest.raises(InputError, match=r"read-only; make the file"):
+        Database.open(f"sqlite:///file:{path}?mode=ro&uri=true", writable=True, retry=patient)
 
 
 def test_a_locked_database_is_told_after_retries(

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from autotune.exceptions import StorageError
 from autotune.storage import Database, Retry, StudyRecord
 from autotune.storage.address import Address
-from autotune.storage.spool import Spool
+from autotune.storage.spool import Fate, Spool
 from autotune.trial import TrialResult
 
 MakeResult = Callable[..., TrialResult]
@@ -103,7 +103,7 @@ def test_another_process_of_the_same_database_finds_what_waits(
         assert len(later.measurements(study.id)) == 1
 
 
-def test_a_torn_line_is_kept_and_swallows_nothing(
+def test_a_torn_line_is_set_aside_once_and_swallows_nothing(
     locked: tuple[Database, Callable[[], object]],
     make_result: MakeResult,
     caplog: pytest.LogCaptureFixture,
@@ -115,12 +115,16 @@ def test_a_torn_line_is_kept_and_swallows_nothing(
     with lock():  # type: ignore[attr-defined]
         database.record(study.id, 0, "search", make_result())
     assert database.flush_spool() == 1
-    assert path.read_bytes() == b'{"study_id": 1, "resu\n'
-    assert "1 result(s) still wait" in caplog.text
+    aside = path.with_name(f"{path.name}.bad")
+    assert aside.read_bytes() == b'{"study_id": 1, "resu\n'
+    assert caplog.text.count(str(aside)) == 1
+    assert database.spool.waiting == []
+    assert database.record(study.id, 0, "search", make_result())
+    assert caplog.text.count(str(aside)) == 1
 
 
 def test_a_result_of_a_database_made_anew_is_not_given_to_another_study(
-    locked: tuple[Database, Callable[[], object]], make_result: MakeResult
+    locked: tuple[Database, Callable[[], object]], make_result: MakeResult, tmp_path: Path
 ) -> None:
     database, lock = locked
     study = _study(database)
@@ -133,7 +137,38 @@ def test_a_result_of_a_database_made_anew_is_not_given_to_another_study(
     assert again.id == study.id
     assert database.flush_spool() == 0
     assert database.measurements(again.id) == []
-    assert len(database.spool.waiting) == 1
+    assert database.spool.waiting == []
+    assert list(tmp_path.glob("*-spool.jsonl.bad"))
+
+
+def test_a_waiting_result_that_a_repeat_superseded_counts_nowhere(
+    locked: tuple[Database, Callable[[], object]], make_result: MakeResult
+) -> None:
+    database, lock = locked
+    study = _study(database)
+    disturbed, kept = make_result(50.0), make_result(100.0)
+    with lock():  # type: ignore[attr-defined]
+        database.record(study.id, 0, "search", disturbed)
+        database.record(study.id, 0, "search", kept, attempt=1)
+    database.supersede([disturbed.uuid])
+    database.finish_trial(study.id, 0, "COMPLETE")
+    assert database.flush_spool() == 2
+    superseded = {m.uuid: m.superseded for m in database.measurements(study.id)}
+    assert superseded == {disturbed.uuid: True, kept.uuid: False}
+    assert database.trial(study.id, 0).samples_per_second == 100.0
+
+
+def test_a_result_kept_without_asking_the_database_is_written_later(
+    locked: tuple[Database, Callable[[], object]], make_result: MakeResult
+) -> None:
+    database, _ = locked
+    study = _study(database)
+    result = make_result()
+    database.spool_result(study.id, 0, "search", result, attempt=2, machine={"cpu": "x"})
+    assert database.measurements(study.id) == []
+    assert database.flush_spool() == 1
+    [found] = database.measurements(study.id)
+    assert (found.uuid, found.role, found.attempt) == (result.uuid, "search", 2)
 
 
 def test_the_state_directory_is_the_second_place(tmp_path: Path) -> None:
@@ -142,7 +177,12 @@ def test_the_state_directory_is_the_second_place(tmp_path: Path) -> None:
     path = spool.append({"a": 1})
     assert path.is_relative_to(os.environ["XDG_STATE_HOME"])
     taken: list[dict[str, object]] = []
-    assert spool.drain(lambda document: not taken.append(document)) == (1, 0)
+
+    def take(document: dict[str, object]) -> Fate:
+        taken.append(document)
+        return Fate.WRITTEN
+
+    assert spool.drain(take) == (1, 0, [])
     assert taken == [{"a": 1}]
 
 
