@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotune.config import Plan
-from autotune.storage.records import MeasurementRecord
+from autotune.storage.records import MeasurementRecord, TrialRecord
 from autotune.trial import Measurement
 
 
@@ -51,13 +51,20 @@ def measured_excesses(plan: Plan, measurement: Measurement) -> dict[str, float]:
     )
 
 
+def recorded_excesses(plan: Plan, recorded: MeasurementRecord | TrialRecord) -> dict[str, float]:
+    """`excesses` of the figures of a recorded measurement, or of a trial."""
+    return excesses(
+        plan,
+        {
+            "cpu_percent": recorded.cpu_percent,
+            "host_memory_gib": recorded.rss_gib,
+            "gpu_memory_gib": recorded.gpu_memory_gib,
+            "cache_gib": recorded.cache_gib,
+            "time_to_first_batch": recorded.time_to_first_batch,
+        },
+    )
+
+
 def broken_limits(plan: Plan, measurement: MeasurementRecord) -> list[str]:
     """The constraints on figures that a recorded measurement breaks, as readable text."""
-    figures = {
-        "cpu_percent": measurement.cpu_percent,
-        "host_memory_gib": measurement.rss_gib,
-        "gpu_memory_gib": measurement.gpu_memory_gib,
-        "cache_gib": measurement.cache_gib,
-        "time_to_first_batch": measurement.time_to_first_batch,
-    }
-    return [text for text, excess in excesses(plan, figures).items() if excess > 0]
+    return [text for text, excess in recorded_excesses(plan, measurement).items() if excess > 0]

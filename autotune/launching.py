@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from autotune.budget import BudgetClock
 from autotune.ceilings import measure_ceilings
 from autotune.config import Experiment, Plan, difference, identity, resolve
-from autotune.constraints import broken_limits, figure_limits
+from autotune.constraints import broken_limits, figure_limits, recorded_excesses
 from autotune.exceptions import (
     AutotuneError,
     InputError,
@@ -28,11 +28,13 @@ from autotune.noise import NoiseFloor, measure_noise_floor
 from autotune.observer import StudyObserver
 from autotune.plugins import load_executor
 from autotune.samplers import Proposer, choose
+from autotune.samplers.proposer import ORIGIN
 from autotune.search import Search
 from autotune.search_space import SearchSpace
 from autotune.storage import Database, StudyRecord, TrialRecord
 from autotune.storage.connection import PATIENT
 from autotune.storage.leases import LEASE_SECONDS, Heartbeat
+from autotune.storage.trials import DRIVER_ENDED
 from autotune.study import Ending, State, StopSignal, StudyRun
 from autotune.trial import NodeInfo, ProbeRequest
 from autotune.verification import verify_study
@@ -81,7 +83,7 @@ def launch_experiment(
     plan = resolve(experiment)
     observer = observer or StudyObserver()
     signal = signal or StopSignal()
-    database = Database.open(storage, retry=PATIENT)
+    database = Database.open(storage, writable=True, retry=PATIENT)
     try:
         if experiment.enqueue_from is not None:  # a mistake in it is told before anything starts
             configurations_from(database, experiment.enqueue_from, plan.searched)
@@ -89,6 +91,7 @@ def launch_experiment(
         if existing is not None:
             _refuse_changed(existing, identity(plan))
             if existing.state == "finished" and not _budget_left(plan, database, existing):
+                database.flush_spool()
                 return LaunchOutcome(existing, "finished", existing.state_reason)
         executor = executor or _make_executor(experiment, observer)
         try:
@@ -211,11 +214,14 @@ class _Launch:
         run: StudyRun | None = None
         state: State = "failed"
         reason = ""
+        database_failed = False
         if record is not None:
             # Before anything is started: a second driver is told at once.
             self._acquire(record)
         study_uuid = record.uuid if record is not None else uuid.uuid4().hex
         try:
+            if record is not None:
+                self._take_over(record)
             nodes = self._probe(study_uuid)
             plan, left_out = narrowed(self._plan, nodes, _space_of(record))
             if record is None:
@@ -228,7 +234,7 @@ class _Launch:
             self._plan = plan
             for text in left_out:
                 self._observer.note(text)
-            run, search = self._prepare(record, nodes, resumed=existing is not None)
+            run, search = self._prepare(record, nodes)
             self._database.set_state(record.id, "running", "")
             self._observer.study_started(
                 self._name,
@@ -243,21 +249,30 @@ class _Launch:
                     break
         except AutotuneError as error:
             reason = str(error)
+            database_failed = isinstance(error, StorageError)
             if run is not None:
                 # a database that is out need not cost what is being measured meanwhile
-                run.keep_results(wait=isinstance(error, StorageError))
+                run.keep_results(wait=database_failed)
             raise
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyboardInterrupt):
+                state, reason = "interrupted", "interrupted by the user"
+            else:
+                reason = f"{type(error).__name__}: {error}"
             if run is not None:
                 run.keep_results(wait=False)
             raise
         finally:
             if self._heartbeat is not None:
                 self._heartbeat.stop()
-            if record is not None:
-                self._save(record, run, state, reason)
-            self._observer.study_finished(state, reason)
+            try:
+                if record is not None:
+                    self._save(record, run, state, reason)
+            except StorageError:
+                if not database_failed:  # else it is told already what failed, and while doing what
+                    raise
+            finally:
+                self._observer.study_finished(state, reason)
         return LaunchOutcome(self._database.get_study(self._name), state, reason)
 
     def _acquire(self, record: StudyRecord) -> None:
@@ -266,12 +281,23 @@ class _Launch:
         self._heartbeat = Heartbeat(self._database, record.id, self._owner)
         self._heartbeat.start()
 
+    def _take_over(self, record: StudyRecord) -> None:
+        """Put in order what an earlier driver left, before anything that takes time."""
+        self._database.flush_spool()
+        # A trial whose figure was saved before the driver died is complete.
+        self._database.clear_running(record.id, lambda m: broken_limits(self._plan, m))
+
     def _save(self, record: StudyRecord, run: StudyRun | None, state: State, reason: str) -> None:
-        if run is not None:
-            run.save_elapsed()
-            self._database.set_state(record.id, state, reason)
-            self._database.clear_requests(record.id)
-        self._database.release_lease(record.id, self._owner)
+        """Give the study up, with its state if it ran; nothing is written where it was taken over.
+
+        Raises:
+            StudyConflict: if it was.
+        """
+        if run is None:
+            self._database.release_lease(record.id, self._owner)
+            return
+        self._database.end_launch(record.id, self._owner, state, reason, run.unsaved_seconds)
+        self._database.flush_spool()  # no later measurement of this launch does it
 
     def _probe(self, study_uuid: str) -> list[NodeInfo]:
         nodes = probe_nodes(self._executor, self._plan, study_uuid)
@@ -326,20 +352,13 @@ class _Launch:
                 "what differs:\n  " + "\n  ".join(lines) + "\nUse another --study-name."
             )
 
-    def _prepare(
-        self, record: StudyRecord, nodes: list[NodeInfo], resumed: bool
-    ) -> tuple[StudyRun, Search]:
+    def _prepare(self, record: StudyRecord, nodes: list[NodeInfo]) -> tuple[StudyRun, Search]:
         """Everything between an open study and its first trial."""
         import optuna
 
         plan = self._plan
         experiment = plan.experiment
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if resumed:
-            self._database.flush_spool()
-            # A trial whose figure was saved before the driver died is complete.
-            self._database.clear_running(record.id, lambda m: broken_limits(plan, m))
-        done = self._database.trials(record.id)
         kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
         study = optuna.create_study(
             storage=self._database.optuna_storage(),
@@ -348,7 +367,8 @@ class _Launch:
             sampler=optuna.samplers.RandomSampler(),  # unused: every trial is enqueued
             load_if_exists=True,
         )
-        _clear_optuna_running(study)
+        self._end_unstarted(study, record)
+        done = self._database.trials(record.id)
         run = StudyRun(
             plan=plan,
             database=self._database,
@@ -377,10 +397,28 @@ class _Launch:
         )
         search = Search(run, proposer)
         _restore(search, done)
+        _settle_optuna(study, search, done)
         enqueue(proposer, plan)
         for text in enqueue_from(proposer, plan, self._database):
             self._observer.note(text)
         return run, search
+
+    def _end_unstarted(self, study: optuna.Study, record: StudyRecord) -> None:
+        """Give every trial of Optuna's one of ours: a driver that was killed between asking Optuna
+        and starting the trial leaves a number that measurements of trial 0 would refer to."""
+        plan = self._plan
+        known = {trial.number for trial in self._database.trials(record.id)}
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.number in known:
+                continue
+            searched = plan.searched.complete({**plan.searched.pinned, **frozen.params})
+            self._database.start_trial(
+                record.id,
+                frozen.number,
+                plan.baseline if frozen.number == 0 else searched,
+                origin=frozen.user_attrs.get(ORIGIN, "sampler"),
+            )
+            self._database.finish_trial(record.id, frozen.number, "FAIL", failure=DRIVER_ENDED)
 
 
 def _phases(run: StudyRun, search: Search) -> list[Callable[[], Ending | None]]:
@@ -432,9 +470,30 @@ def _restore(search: Search, done: Iterable[TrialRecord]) -> None:
             search.run.note_rate(trial.number, trial.params, rate, trial.feasible)
 
 
-def _clear_optuna_running(study: optuna.Study) -> None:
-    """A killed driver leaves RUNNING trials, which TPE's constant liar would avoid for ever."""
+def _settle_optuna(study: optuna.Study, search: Search, done: Iterable[TrialRecord]) -> None:
+    """Tell Optuna what became of trials whose driver was killed before it did.
+
+    Left RUNNING, they would teach it nothing and be avoided for ever by TPE's constant liar.
+    """
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        study.tell(trial.number, state=TrialState.FAIL)
+    ours = {trial.number: trial for trial in done}
+    proposer = search.proposer
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        trial = ours.get(frozen.number)
+        if frozen.state is TrialState.WAITING or trial is None or not _teaches(trial):
+            study.tell(frozen.number, state=TrialState.FAIL)
+            continue
+        proposal = proposer.take_back(trial.number, trial.params)
+        violated = recorded_excesses(search.run.plan, trial)
+        if trial.stopped_early and trial.samples_per_second is not None:
+            proposer.tell_stopped_early(proposal, trial.samples_per_second, violated)
+        else:
+            proposer.tell(proposal, trial.samples_per_second, violated)
+
+
+def _teaches(trial: TrialRecord) -> bool:
+    """Whether the sampler learns from a trial: it has a figure, or failed by itself."""
+    if trial.failure is not None:
+        return trial.failure.kind not in ("infrastructure", "contaminated")
+    return trial.samples_per_second is not None

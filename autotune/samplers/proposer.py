@@ -112,6 +112,23 @@ class Proposer:
         self._asked.add(key)
         self._note(key, number, value)
 
+    def take_back(self, number: int, params: Params) -> Proposal:
+        """A trial that an earlier launch handed out and was killed before it told what became of
+        it: Optuna has it as running.
+
+        Args:
+            number: Optuna's.
+            params: the full configuration.
+        """
+        import optuna
+
+        [frozen] = [t for t in self._study.get_trials(deepcopy=False) if t.number == number]
+        self._copy.enqueue_trial(self._searched(params))
+        copy = self._copy.ask()
+        self._suggest(copy)
+        trial = optuna.Trial(self._study, frozen._trial_id)
+        return Proposal(number, params, frozen.user_attrs.get(ORIGIN, "sampler"), trial, copy)
+
     def next(self) -> Proposal | None:
         """The next configuration to measure; None when every valid one was measured."""
         for queue in (self._queue, self._grid):
