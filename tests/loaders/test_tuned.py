@@ -23,7 +23,7 @@ calls = []
 class Batches(list):
     pass
 
-def build(data_dir, rank, world_size, num_workers, depth, batch_size=2):
+def build(data_dir, rank, world_size, num_workers, depth=None, batch_size=2):
     calls.append((data_dir, rank, world_size, num_workers, depth, batch_size))
     return Batches([1, 2])
 """
@@ -140,12 +140,13 @@ def test_a_function_of_the_users_gets_what_it_got_in_its_trial(
     assert best.params["batch_size"] == 4
     monkeypatch.setattr(sys, "path", list(sys.path))
     here = Path.cwd()
-    made, _ = built(best, "/data", rank=1, world_size=2, depth=7)
+    made, _ = built(best, "/data", rank=1, world_size=2, num_workers=2, depth=7)
+    built(best, "/data", num_workers=0)
     import my_tuned_loader
 
     assert type(made).__name__ == "Batches"
     assert list(made) == [1, 2]
-    assert my_tuned_loader.calls == [("/data", 1, 2, best.params["num_workers"], 7, 4)]
+    assert my_tuned_loader.calls == [("/data", 1, 2, 2, 7, 4), ("/data", 0, 1, 0, None, 4)]
     assert Path.cwd() == here
 
 
