@@ -209,14 +209,14 @@ def test_outside_the_search_infrastructure_faults_are_run_again_too(
     executor = FakeExecutor(surface)
 
     def flaky(params: Params) -> float | Failure:
-        if len(executor.specs) in (2, 3):
+        if len(executor.specs) in (2, 3, 5, 6):  # more than the spare runs of the noise floor
             return Failure(kind="infrastructure", cause="the node went away")
         return surface(params)
 
     executor._surface = flaky
     assert launch(experiment, url, executor).state == "finished"
     states = [m.state for m in records(url)[2] if m.role == "noise"]
-    assert states == ["failed", "failed", "finished", "finished"]
+    assert states == ["failed", "failed", "finished"] * 2
     assert records(url)[0].noise["runs"] == 3
 
 
