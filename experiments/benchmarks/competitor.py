@@ -42,10 +42,13 @@ class CompetitorLoader(Loader):
 
     def __init__(self, params: BaseModel, prefetched_batches: int) -> None:
         self._params = params
-        self.prefetched_batches = prefetched_batches
-        """Batches that may wait in buffers when counting begins; the worker discounts them."""
+        self._prefetched_batches = prefetched_batches
         self._failed = 0
         self._failures: dict[str, str] = {}
+
+    @property
+    def prefetched_batches(self) -> int:
+        return self._prefetched_batches
 
     def note_failure(self, name: str, cause: str) -> None:
         """Count a clip that was not delivered."""
