@@ -74,7 +74,14 @@ class SlowExecutor(FakeExecutor):
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("slow", "role"), [(0, "baseline"), (2, "search"), (9, "verification")])
+@pytest.mark.parametrize(
+    ("slow", "role"),
+    [
+        pytest.param(0, "baseline", marks=pytest.mark.long),
+        (2, "search"),
+        pytest.param(9, "verification", marks=pytest.mark.long),
+    ],
+)
 def test_a_result_in_flight_outlives_a_database_that_is_out(
     experiment: dict[str, Any], url: str, tmp_path: Path, slow: int, role: str
 ) -> None:
