@@ -104,6 +104,7 @@ class HeapCensus:
         apart: dict[type, Callable[[Any], tuple[str, int] | None]]
         apart = dict.fromkeys(_CONTAINERS, _container)
         storages: set[int] = set()
+        parts = _parts_of_models(objects, types)
         for found, count in types.items():
             if tensor is not None and issubclass(found, tensor):
                 apart[found] = lambda o: self._tensor(o, storages)
@@ -112,7 +113,9 @@ class HeapCensus:
                 _add(kinds, _type_name(found), size, count)
         for one in objects:
             look = apart.get(type(one))
-            if look is not None and (described := look(one)) is not None:
+            if look is None or id(one) in parts:
+                continue
+            if (described := look(one)) is not None:
                 _add(kinds, *described, member=one)
         for leaf in _leaves(objects, array, via):
             if type(leaf) is array:
@@ -220,6 +223,18 @@ def _keeps_growing(sizes: Sequence[int]) -> bool:
     return total >= LEAST_BYTES and all(
         b - a >= _PART_SHARE * total for a, b in itertools.pairwise(marks)
     )
+
+
+def _parts_of_models(objects: Iterable[Any], types: Iterable[type]) -> set[int]:
+    """Ids of the sets in which pydantic's models name the fields they were given: one belongs to
+    each model, which is counted by its own type and has a holder with a name."""
+    model = _loaded("pydantic", "BaseModel")
+    if model is None:
+        return set()
+    models = {found for found in types if issubclass(found, model)}
+    return {
+        id(getattr(one, "__pydantic_fields_set__", None)) for one in objects if type(one) in models
+    }
 
 
 def _is_bounded(holders: Sequence[str]) -> bool:
