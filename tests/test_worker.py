@@ -38,6 +38,24 @@ def _targets_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{ROOT}")
 
 
+# ------------------------------------------------------------------ the first moments
+
+
+def test_a_worker_whose_supervisor_is_gone_before_it_began_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    marks = {
+        TRIAL_MARK: "gone-before",
+        processes.SUPERVISOR_MARK: "1:1",
+        processes.SCRATCH_MARK: str(folder),
+    }
+    command = [sys.executable, "-m", "autotune.worker", "--mark", f"{TRIAL_MARK}=gone-before"]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | marks)
+    worker.communicate(timeout=30)  # closes its standard input, as the end of a supervisor does
+    assert worker.returncode != 0
+    assert wait_for(lambda: not folder.exists(), 10)
+
+
 # ------------------------------------------------------------------ probe
 
 

@@ -35,17 +35,19 @@ _FIRST_TO_GO = 1000
 def main(argv: list[str]) -> NoReturn:
     """Run the worker's command line and exit."""
     options = _parser().parse_args(argv)
+    guarded = bool(options.mark) and options.spec_fd is None
+    if guarded:  # first of all: a supervisor that is gone by now left a folder to be removed
+        from autotune.worker.guardian import fork_guardian
+
+        variable, _, value = options.mark.partition("=")
+        fork_guardian(_STDIN, variable, value)
     _tie_life_to_parent()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray blocks SIGINT in what it starts
+    if guarded:
+        # not the guardian: it has to outlive what it guards
+        processes.offer_to_the_kernel(_FIRST_TO_GO)
+        processes.adopt_orphans()
     if options.spec_fd is None:
-        if options.mark:
-            from autotune.worker.guardian import fork_guardian
-
-            variable, _, value = options.mark.partition("=")
-            fork_guardian(_STDIN, variable, value)
-            # not the guardian: it has to outlive what it guards
-            processes.offer_to_the_kernel(_FIRST_TO_GO)
-            processes.adopt_orphans()
         received = _read_line(_STDIN)
     else:
         with open(options.spec_fd, "rb") as file:
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tie_life_to_parent() -> None:
-    """Second line of defence, set first: the kernel kills this process with its parent."""
+    """Second line of defence: the kernel kills this process with its parent."""
     supervisor = os.environ.get(processes.SUPERVISOR_MARK, "")
     pid = supervisor.partition(":")[0]
     processes.die_with_parent(int(pid) if pid.isdigit() else None)

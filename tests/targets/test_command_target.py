@@ -526,7 +526,7 @@ def test_what_the_script_times_are_stages_of_the_measurement(folder: Path) -> No
     assert tasks["augment"] > 2 * tasks["next"] > 0
     assert busy["augment"] >= 0.02 * tasks["augment"]
     assert busy["next"] >= 0.03 * tasks["next"]
-    assert {s.concurrency for s in seen if s.name == "augment"} == {2}
+    assert max(s.concurrency for s in seen if s.name == "augment") == 2
     assert {s.name for s in figures.stages} == {"augment", "next"}
     assert figures.accelerator_utilization is None
 
