@@ -32,11 +32,14 @@ class ProcessTree:
     def __init__(self, variable: str, value: str, root: int, folder: str | None) -> None:
         """Args:
         variable: name of the trial's mark, ``value`` its value.
-        root: pid of the worker, which leads a session of its own.
+        root: pid of the worker, which leads a session of its own. Where it is gone by now, no
+            process of that pid is taken for it.
         folder: the trial's own, where its forks are noted.
         """
         self._needle = f"{variable}={value}".encode()
         self._root = root
+        fields = processes.stat_fields(root)
+        self._root_start = None if fields is None else fields[_START]
         self._folder = folder
         self._noted: dict[int, str] = {}
         self._read = 0
@@ -107,7 +110,7 @@ class ProcessTree:
             return False
         related = (
             has_known_parent
-            or pid == self._root
+            or (pid == self._root and fields[_START] == self._root_start)
             or int(fields[_SESSION]) == self._root
             or int(fields[_PARENT]) in self._known
         )

@@ -18,6 +18,7 @@ from autotune import machine, processes
 from autotune.exceptions import DataError, InputError, MeasurementFailed, UnsupportedError
 from autotune.executors.node import probe_node
 from autotune.manifest import Manifest
+from autotune.process_tree import ProcessTree
 from autotune.trial import (
     STUDY_MARK,
     TRIAL_MARK,
@@ -54,6 +55,53 @@ def test_a_worker_whose_supervisor_is_gone_before_it_began_leaves_no_folder(tmp_
     worker.communicate(timeout=30)  # closes its standard input, as the end of a supervisor does
     assert worker.returncode != 0
     assert wait_for(lambda: not folder.exists(), 10)
+
+
+_ADOPTS = """
+import os, subprocess, sys
+from autotune import processes
+processes.adopt_orphans()
+bystander = subprocess.Popen(["sleep", "60"])
+worker = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
+worker.communicate()
+while os.waitpid(-1, 0)[0] == worker.pid:  # the guardian, which is ours now
+    pass
+print(bystander.poll())
+bystander.kill()
+"""
+
+_GONE_AT_ONCE = """
+import os, time
+ask = os.getppid
+os.getppid = lambda: (time.sleep(0.5), ask())[1]
+from autotune.worker.guardian import fork_guardian
+fork_guardian(0, "AUTOTUNE_TRIAL", "gone-at-once")
+os._exit(1)
+"""
+
+
+def test_a_guardian_whose_worker_is_gone_ends_nobody_else() -> None:
+    marks = {processes.SUPERVISOR_MARK: "1:1"}
+    adopting = subprocess.run(
+        [sys.executable, "-c", _ADOPTS, _GONE_AT_ONCE],
+        capture_output=True,
+        text=True,
+        env=os.environ | marks,
+        timeout=60,
+    )
+    assert adopting.stdout == "None\n", adopting.stderr
+
+
+def test_a_process_that_has_the_pid_of_a_worker_that_is_gone_is_a_stranger() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    tree = ProcessTree(TRIAL_MARK, "of-nobody", gone.pid, None)
+    later = subprocess.Popen(["sleep", "60"])
+    tree._root = later.pid  # as if the kernel had given it that pid again
+    found = tree.remaining()
+    later.kill()
+    later.wait()
+    assert found == []
 
 
 # ------------------------------------------------------------------ probe

@@ -35,16 +35,18 @@ def fork_guardian(control: int, variable: str, value: str) -> int:
         control: read end of the control pipe; it is only polled for its end, never read.
         variable: name of the trial's mark, `value` its value.
     """
+    # Asked before the fork: of a worker that is gone by then, the guardian would get the process
+    # that adopted it for a parent, and end all that runs under that.
+    worker = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     with contextlib.suppress(BaseException):  # a guardian must never run the worker's code
-        _guard(control, variable, value)
+        _guard(worker, control, variable, value)
     os._exit(0)
 
 
-def _guard(control: int, variable: str, value: str) -> None:
-    worker = os.getppid()
+def _guard(worker: int, control: int, variable: str, value: str) -> None:
     os.setsid()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
