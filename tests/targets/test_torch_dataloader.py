@@ -23,6 +23,7 @@ from autotune.search_space import SearchSpace, find_space
 from autotune.storage import Database
 from autotune.targets.base import BuildContext
 from autotune.targets.torch_dataloader import TorchDataLoader
+from autotune.targets.torch_dataloader.collate import SharedMemoryExhausted, new_tensor
 from autotune.targets.torch_dataloader.params import Params
 from autotune.targets.torch_dataloader.sampler import EpochBatches
 from autotune.targets.torch_dataloader.transforms import batch_on, batch_shape, scale, write_sample
@@ -47,6 +48,19 @@ def specification(**changes: Any) -> TrialSpec:
 
 
 # ------------------------------------------------------------------ every way to build it
+
+
+def test_room_in_shared_memory_that_another_worker_takes_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    def full(size: int) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    with pytest.raises(SharedMemoryExhausted, match=r"1\.0 MiB .* /dev/shm .* \(28\)"):
+        new_tensor((1024, 256), torch.float32, shared=True)
 
 
 def test_every_context_and_transform_delivers_the_same_samples(clips: Path) -> None:

@@ -164,7 +164,10 @@ def new_tensor(shape: tuple[int, ...], dtype: Any, shared: bool) -> Any:
     try:
         storage = torch.UntypedStorage._new_shared(size)
     except RuntimeError as error:  # all it does is to ask the system for shared memory
-        raise SharedMemoryExhausted(f"{size:,} bytes: {str(error).splitlines()[0]}") from error
+        raise SharedMemoryExhausted(
+            f"a batch takes {size / 2**20:.1f} MiB of shared memory, and another worker took the "
+            f"room in /dev/shm meanwhile: {str(error).splitlines()[0]}"
+        ) from error
     return tensor.set_(storage, 0, shape)
 
 
