@@ -88,6 +88,11 @@ class VideoLoader:
             target=_guard, args=(self._finalizer,), name="autotune-loader-guard", daemon=True
         ).start()
 
+    @property
+    def prefetched_batches(self) -> int:
+        """Batches that may be ready when the first one is consumed."""
+        return self._loader.prefetched_batches
+
     def __len__(self) -> int:
         return self._batches_per_epoch
 

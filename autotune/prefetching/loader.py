@@ -127,6 +127,11 @@ class PrefetchLoader:
 
     # ------------------------------------------------------------------ iterating
 
+    @property
+    def prefetched_batches(self) -> int:
+        """Batches that may be ready when the first one is consumed."""
+        return self.cache_batches
+
     def __len__(self) -> int:
         """Batches of an epoch."""
         return len(self._order)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from autotune.config import load_experiment, resolve
 from autotune.exceptions import InputError
 from autotune.executors.node import probe_node
+from autotune.prefetching import PrefetchLoader
 from autotune.supervisor import supervise
 from autotune.targets.base import BuildContext
 from autotune.targets.python.counting import count
@@ -331,6 +332,7 @@ class Saying(list[Any]):
         (DataLoader([0, 1], num_workers=1), 2),
         (DataLoader([0, 1]), 0),
         ([video(1)], 0),
+        (PrefetchLoader([0, 1], cache_batches=5), 5),
         (Saying(), 7),
     ],
 )
