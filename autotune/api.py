@@ -30,11 +30,11 @@ from autotune.results import (
     all_trials,
     export_study,
     summary,
-    ties,
     trial_figures,
     winners,
 )
 from autotune.storage import Database, MeasurementRecord, StudyRecord, TrialRecord
+from autotune.ties import ties
 
 if TYPE_CHECKING:
     import pandas as pd

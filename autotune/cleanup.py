@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from autotune import processes, shared_memory, system_v
-from autotune.machine import visible_gpus
+from autotune.machine import nvml, visible_gpus
 from autotune.process_tree import ProcessTree
 from autotune.shared_memory import SegmentWatch
 from autotune.trial import STUDY_MARK
@@ -224,21 +224,14 @@ def _is_orphaned(folder: Path) -> bool:
 
 def _gpu_bytes() -> int | None:
     """Memory in use on the visible GPUs; None without NVML, a driver or a GPU."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return None
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    try:
-        handles = visible_gpus(nvml)
-        return sum(nvml.nvmlDeviceGetMemoryInfo(h).used for h in handles) if handles else None
-    except nvml.NVMLError:
-        return None
-    finally:
-        nvml.nvmlShutdown()
+    with nvml() as lib:
+        if lib is None:
+            return None
+        try:
+            handles = visible_gpus(lib)
+            return sum(lib.nvmlDeviceGetMemoryInfo(h).used for h in handles) if handles else None
+        except lib.NVMLError:
+            return None
 
 
 def _gpu_memory_not_returned(before: int | None) -> int | None:

@@ -9,6 +9,8 @@ import contextlib
 import os
 import platform
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -55,28 +57,39 @@ def names(gpus: list[dict[str, Any]] | None = None) -> dict[str, Scalar]:
     }
 
 
+@contextmanager
+def nvml() -> Iterator[Any | None]:
+    """NVML while it is in use: the module `pynvml`; None without the package or a driver."""
+    try:
+        import pynvml
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def find_gpus() -> list[dict[str, Any]]:
     """Name, memory (GiB) and driver of every visible NVIDIA GPU; none without NVML."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return []
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return []
-    try:
-        driver = nvml.nvmlSystemGetDriverVersion()
+    with nvml() as lib:
+        if lib is None:
+            return []
+        driver = lib.nvmlSystemGetDriverVersion()
         return [
             {
-                "name": nvml.nvmlDeviceGetName(handle),
-                "memory_gib": round(nvml.nvmlDeviceGetMemoryInfo(handle).total / _GIB),
+                "name": lib.nvmlDeviceGetName(handle),
+                "memory_gib": round(lib.nvmlDeviceGetMemoryInfo(handle).total / _GIB),
                 "driver": driver,
             }
-            for handle in visible_gpus(nvml)
+            for handle in visible_gpus(lib)
         ]
-    finally:
-        nvml.nvmlShutdown()
 
 
 def visible_devices() -> list[str]:
@@ -85,17 +98,8 @@ def visible_devices() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [word.strip() for word in visible.split(",") if word.strip()]
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return []
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return []
-    count: int = nvml.nvmlDeviceGetCount()
-    nvml.nvmlShutdown()
-    return [str(i) for i in range(count)]
+    with nvml() as lib:
+        return [] if lib is None else [str(i) for i in range(lib.nvmlDeviceGetCount())]
 
 
 def cores() -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import Field
@@ -22,8 +21,8 @@ from autotune.config import Verification
 from autotune.exceptions import InputError
 from autotune.noise import NoiseFloor
 from autotune.search_space import SearchSpace
-from autotune.stats import rates_tie
-from autotune.storage import BestGroup, StudyRecord, TrialRecord, VerificationRecord
+from autotune.storage import StudyRecord, TrialRecord, VerificationRecord
+from autotune.ties import ties
 from autotune.trial import Failure, Params, Value
 from autotune.verification import verification_runs
 from autotune.workloads import describe
@@ -254,54 +253,6 @@ def _log_tail(database: Database, record: StudyRecord, trial: TrialRecord) -> st
         return None
     runs = database.measurements(record.id, trial.number)
     return next((run.log_tail for run in reversed(runs) if run.failure is not None), None)
-
-
-def ties(group: BestGroup, record: StudyRecord) -> list[int]:
-    """The trials of a group whose search figure lies within the noise floor of the best one's.
-
-    ``group`` must hold all that are ranked with each other. Without a noise floor none is a tie.
-    """
-    noise = NoiseFloor.of(record)
-    if noise is None or not group.trials:
-        return []
-    best, *others = group.trials
-    return [
-        trial.number
-        for trial in others
-        if rates_tie(best.samples_per_second or 0.0, trial.samples_per_second or 0.0, noise.floor)
-    ]
-
-
-def least_of_ties(group: BestGroup, record: StudyRecord, name: str) -> BestGroup:
-    """The group's best trial and those that tie with it, the one with the least of a figure first.
-
-    Args:
-        group: all that are ranked with each other.
-        name: a numeric figure of `TrialFigures`, e.g. ``cache_gib``, or a numeric parameter.
-
-    Raises:
-        InputError: without a noise floor, which ties are told by; or no tied trial has a number
-            of this name.
-    """
-    if record.noise is None:
-        raise InputError(
-            f"--smallest {name}: study {record.name!r} has no noise floor, so no trial ties with "
-            "its best one; launch it with noise.runs above 0, or use --where"
-        )
-    tied = set(ties(group, record))
-    among = group.trials[:1] + [trial for trial in group.trials if trial.number in tied]
-    found = [(value, t) for t in among if (value := _number(t, name)) is not None]
-    if group.trials and not found:
-        raise InputError(
-            f"--smallest {name}: no such number of the trials; accepted: a figure such as "
-            "cache_gib, host_memory_gib or cpu_percent, or a parameter that is a number"
-        )
-    return group.model_copy(update={"trials": [t for _, t in sorted(found, key=itemgetter(0))]})
-
-
-def _number(trial: TrialRecord, name: str) -> float | None:
-    value: object = trial.params.get(name, getattr(trial_figures(trial), name, None))
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def baselines_by_workload(trials: Iterable[TrialRecord]) -> dict[str, TrialRecord]:

@@ -229,7 +229,8 @@ def _emit_groups(
     and its ties are put in order by.
     """
     from autotune.ceilings import Ceilings
-    from autotune.results import least_of_ties, ties, trial_figures
+    from autotune.results import trial_figures
+    from autotune.ties import least_of_ties, ties
 
     across = record is None
     ceilings = None if record is None else Ceilings.of(record)
@@ -240,7 +241,7 @@ def _emit_groups(
         tied = [] if record is None else ties(group, record)
         best = group.trials[0].number if group.trials else 0
         if record is not None and smallest is not None:
-            group = least_of_ties(group, record, smallest)
+            group = least_of_ties(group, record, smallest, trial_figures)
         shown = group.trials[:top]
         for trial in shown:
             found = trial_figures(
