@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from autotune.config import Experiment
     from autotune.loaders import VideoLoader
     from autotune.loaders.tuned import Recipe
-    from autotune.observer import StudyObserver
     from autotune.search_space import SearchSpace
-    from autotune.study import StopSignal
+    from autotune.study.observer import StudyObserver
+    from autotune.study.run import StopSignal
 
 
 class Trial(TrialFigures):
@@ -113,7 +113,7 @@ def launch(
             `Study.status` says so.
     """
     from autotune.config import storage_url
-    from autotune.launching import launch_experiment
+    from autotune.study.launching import launch_experiment
 
     read = _read(experiment, study_name, data_dir, overrides)
     name = read.study_name
@@ -274,8 +274,8 @@ def _trial(
     tied: bool,
     machine: Mapping[str, Any] | None,
 ) -> Trial:
-    from autotune.ceilings import Ceilings
     from autotune.search_space import SearchSpace
+    from autotune.study.ceilings import Ceilings
 
     space = SearchSpace.from_dict(record.space, f"study {record.name!r}")
     found = dict(trial_figures(trial, baseline, tied=tied, ceilings=Ceilings.of(record)))

@@ -11,18 +11,18 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.blocks import Blocks
 from autotune.exceptions import InputError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
-from autotune.launching import probe_nodes
 from autotune.measure import once_progress, wait_for
 from autotune.metadata import fingerprint_difference
-from autotune.observer import StudyObserver
 from autotune.repeats import disturbed
 from autotune.sides import Side, Sides
 from autotune.stats import FIRST_BLOCKS, MAX_BLOCKS, MIN_RATIO_HALF_WIDTH, mean_interval
-from autotune.study import StopSignal, specification
+from autotune.study.blocks import Blocks
+from autotune.study.launching import probe_nodes
+from autotune.study.observer import StudyObserver
+from autotune.study.run import StopSignal, specification
 from autotune.trial import Failure, NodeInfo, TrialResult, Value
 
 TIMEOUT_SECONDS = 240.0

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune import machine
 from autotune.exceptions import AutotuneError, UnsupportedError
+from autotune.system import machine
 from autotune.trial import Value
 
 ENOUGH_FILES = 4096

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autotune import machine
 from autotune.config import Experiment, Plan, resolve
-from autotune.launching import enqueue, enqueue_from
 from autotune.samplers import Proposer, choose
 from autotune.storage import Database
+from autotune.study.launching import enqueue, enqueue_from
+from autotune.study.verification import verification_runs
+from autotune.study.workloads import workload_baselines
+from autotune.system import machine
 from autotune.trial import Params
-from autotune.verification import verification_runs
-from autotune.workloads import workload_baselines
 
 FIXED_TRIAL_SECONDS = 3.0
 """What a trial takes besides measuring, for an estimate before the first one: imports, first

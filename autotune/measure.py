@@ -11,11 +11,11 @@ from typing import Any
 from autotune.config import Experiment, experiment_from, resolve
 from autotune.executors.base import Executor, Job
 from autotune.executors.local import LocalExecutor
-from autotune.launching import probe_nodes
-from autotune.observer import StudyObserver, StudyProgress
 from autotune.repeats import half_width, warning
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, PRIOR_WITHIN, published_interval
-from autotune.study import StopSignal, specification
+from autotune.study.launching import probe_nodes
+from autotune.study.observer import StudyObserver, StudyProgress
+from autotune.study.run import StopSignal, specification
 from autotune.trial import (
     Contamination,
     Delivered,

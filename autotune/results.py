@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import Field
 
-from autotune.ceilings import Ceilings
 from autotune.config import Verification
 from autotune.exceptions import InputError
-from autotune.noise import NoiseFloor
 from autotune.search_space import SearchSpace
 from autotune.storage import StudyRecord, TrialRecord, VerificationRecord
+from autotune.study.ceilings import Ceilings
+from autotune.study.noise import NoiseFloor
+from autotune.study.verification import verification_runs
+from autotune.study.workloads import describe
 from autotune.ties import ties
 from autotune.trial import Failure, Params, Value
-from autotune.verification import verification_runs
-from autotune.workloads import describe
 
 if TYPE_CHECKING:
     from autotune.storage import Database

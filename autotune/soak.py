@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from autotune import machine
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
-from autotune.launching import probe_nodes
 from autotune.measure import once_progress, wait_for
 from autotune.memory import memory_trend
-from autotune.observer import StudyObserver
 from autotune.sides import Side
 from autotune.stats import MIN_GROWTH_SECONDS, Course, slope
-from autotune.study import StopSignal, specification
+from autotune.study.launching import probe_nodes
+from autotune.study.observer import StudyObserver
+from autotune.study.run import StopSignal, specification
+from autotune.system import machine
 from autotune.trial import (
     Event,
     Failure,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from autotune.exceptions import InputError
-from autotune.noise import NoiseFloor
 from autotune.stats import rates_tie
 from autotune.storage import BestGroup, StudyRecord, TrialRecord
+from autotune.study.noise import NoiseFloor
 
 
 def ties(group: BestGroup, record: StudyRecord) -> list[int]:

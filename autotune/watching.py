@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune import processes
 from autotune.exceptions import InputError
 from autotune.live.channel import FolderChannel, open_channel
 from autotune.live.lines import Point
@@ -24,6 +23,7 @@ from autotune.publishing.publisher import LIVE_VARIABLE, live_folder
 from autotune.results import StudySummary, summary
 from autotune.storage import Database, StudyRecord
 from autotune.storage.leases import host_key
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, TRIAL_MARK, Params
 
 _SESSION = 3

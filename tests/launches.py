@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from autotune.config import Experiment
-from autotune.launching import LaunchOutcome, launch_experiment
-from autotune.observer import StudyObserver
 from autotune.storage import Database
-from autotune.study import StopSignal
+from autotune.study.launching import LaunchOutcome, launch_experiment
+from autotune.study.observer import StudyObserver
+from autotune.study.run import StopSignal
 from autotune.trial import Failure, Params
 from tests.fakes import FakeExecutor
 

@@ -13,7 +13,7 @@ import pytest
 import autotune
 from autotune.api import Study, Trial, load_study
 from autotune.exceptions import InputError
-from autotune.launching import launch_experiment
+from autotune.study.launching import launch_experiment
 from tests.studies import BASELINE, ROOT, Writer, make_study, url, verified
 
 __all__ = ["make_study", "url", "verified"]  # fixtures

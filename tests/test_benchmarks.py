@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune import machine
 from autotune.exceptions import InputError
 from autotune.media.decoders import DECODERS
 from autotune.plugins import load_target
+from autotune.system import machine
 from autotune.targets.validation import validated
 from autotune.trial import Params
 from experiments.benchmarks import (

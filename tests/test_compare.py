@@ -20,7 +20,7 @@ from autotune.exceptions import InputError
 from autotune.sides import SHORT, Sides, read_sides
 from autotune.stats import FIRST_BLOCKS, sequential_ratio
 from autotune.storage import Database
-from autotune.study import StopSignal
+from autotune.study.run import StopSignal
 from autotune.trial import Failure, Params, TrialSpec
 from tests.fakes import FakeExecutor
 from tests.launches import experiment, launch, records, surface, url

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.early_stopping import EarlyStopping
 from autotune.exceptions import InputError
-from autotune.measurement import Looks
+from autotune.measuring.early_stopping import EarlyStopping
+from autotune.measuring.measurement import Looks
 from autotune.trial import Incumbent, MeasurementSettings
 from experiments.benchmarks import early_stopping, recorded
 from experiments.benchmarks.early_stopping_synthetic import SHAPES, draw

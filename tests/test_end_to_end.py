@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from autotune import processes
 from autotune.exceptions import InputError
 from autotune.storage import Database
+from autotune.system import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT.parent / "shared" / "clips" / "real"

@@ -12,7 +12,7 @@ from autotune.config import Experiment, Plan, resolve
 from autotune.loaders.tuned import Recipe, build_tuned
 from autotune.plugins import load_target
 from autotune.search_space import SearchSpace, find_space
-from autotune.study import specification
+from autotune.study.run import specification
 from autotune.targets.python.target import Settings, callables
 from autotune.trial import Fingerprint, NodeInfo, Params
 from tests.fakes import FakeExecutor

@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import FOLDER, ROOT, marked, specification, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent / "targets_for_tests"))
-
-from helpers import FOLDER, ROOT, marked, specification, wait_for
-
-from autotune import processes
 from autotune.exceptions import InputError
 from autotune.live.channel import FolderChannel, StreamChannel, open_channel
 from autotune.live.history import History, point_of
@@ -29,7 +25,8 @@ from autotune.live.usage import Usage
 from autotune.manifest import scan
 from autotune.publishing import sinks
 from autotune.publishing.publisher import LIVE_VARIABLE, Publisher, live_folder
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
+from autotune.system import processes
 from autotune.trial import Event, TrialSpec
 from autotune.watching import running_trials, watch_process, watch_trial
 from tests.made_clips import write_clips

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from autotune.config import Experiment
 from autotune.executors.base import Job
-from autotune.launching import launch_experiment
-from autotune.observer import StudyObserver
 from autotune.repeats import MAX_REPEATS, Attempts, half_width, warning, widened
 from autotune.results import trial_figures
 from autotune.storage import Database
+from autotune.study.launching import launch_experiment
+from autotune.study.observer import StudyObserver
 from autotune.trial import Contamination, Failure, TrialResult, TrialSpec
 from tests.fakes import FakeExecutor, FakeJob, measurement
 

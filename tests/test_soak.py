@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from autotune.exceptions import InputError
-from autotune.figures import Record, coarse
+from autotune.measuring.figures import Record, coarse
+from autotune.measuring.telemetry import Telemetry
 from autotune.memory import memory_trend
-from autotune.observer import StudyObserver
 from autotune.sides import Side, read_side
 from autotune.soak import Samples, SoakFigures, SoakSample, SoakSettings, soak
-from autotune.telemetry import Telemetry
+from autotune.study.observer import StudyObserver
 from autotune.trial import Event, Growing, GrowthEvent, SampleEvent, Window
 from tests.made_clips import write_clips
 
@@ -173,7 +173,7 @@ def test_the_worker_s_record_of_a_night_is_bounded_and_loses_no_sample() -> None
 def test_telemetry_keeps_a_bounded_number_of_samples_and_their_peak(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("autotune.telemetry._MAX_SAMPLES", 32)
+    monkeypatch.setattr("autotune.measuring.telemetry._MAX_SAMPLES", 32)
     telemetry = Telemetry(os.getpid())
     taken = [telemetry.sample()]
     block = bytearray(100 * 2**20)

@@ -9,16 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "targets_for_tests"))
-
 from helpers import FOLDER, ROOT, wait_for
 
-from autotune import machine, processes
 from autotune.exceptions import DataError, InputError, MeasurementFailed, UnsupportedError
 from autotune.executors.node import probe_node
 from autotune.manifest import Manifest
-from autotune.process_tree import ProcessTree
+from autotune.system import machine, processes
+from autotune.system.process_tree import ProcessTree
 from autotune.trial import (
     STUDY_MARK,
     TRIAL_MARK,
@@ -59,7 +56,7 @@ def test_a_worker_whose_supervisor_is_gone_before_it_began_leaves_no_folder(tmp_
 
 _ADOPTS = """
 import os, subprocess, sys
-from autotune import processes
+from autotune.system import processes
 processes.adopt_orphans()
 bystander = subprocess.Popen(["sleep", "60"])
 worker = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
@@ -305,7 +302,7 @@ def test_a_process_is_named_for_good() -> None:
 def test_only_segments_made_since_and_unused_are_removed(tmp_path: Path) -> None:
     from multiprocessing import shared_memory
 
-    from autotune.shared_memory import listing, remove, used_by
+    from autotune.system.shared_memory import listing, remove, used_by
 
     old = shared_memory.SharedMemory(create=True, size=4096)
     before = listing()

@@ -21,7 +21,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.stopping import StopOnSignals
 from autotune.exceptions import InputError
-from autotune.observer import StudyObserver, StudyProgress
+from autotune.study.observer import StudyObserver, StudyProgress
 from autotune.trial import Params, TrialResult
 
 MIN_BLOCKS = 4
@@ -163,7 +163,7 @@ def compare(
     from autotune.compare import compare as compare_sides
     from autotune.config import storage_url
     from autotune.sides import SHORT, read_sides
-    from autotune.study import StopSignal
+    from autotune.study.run import StopSignal
 
     values: dict[str, Any] = {"seed": seed}
     if data_dir is not None:

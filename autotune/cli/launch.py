@@ -23,7 +23,7 @@ from autotune.cli.stopping import StopOnSignals
 if TYPE_CHECKING:
     from autotune.config import Experiment
     from autotune.dry_run import DryRun
-    from autotune.launching import LaunchOutcome
+    from autotune.study.launching import LaunchOutcome
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "failed": 1, "interrupted": 130}
 
@@ -147,8 +147,8 @@ def launch(
 def _run(experiment: Experiment, name: str, storage: str | None) -> LaunchOutcome:
     """Launch with a view that fits the terminal, or a pipe, and with signals heeded."""
     from autotune.config import resolve, storage_url
-    from autotune.launching import launch_experiment
-    from autotune.study import StopSignal
+    from autotune.study.launching import launch_experiment
+    from autotune.study.run import StopSignal
 
     plan = resolve(experiment)
     baseline = plan.baseline

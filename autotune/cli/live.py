@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from autotune.cli import figures
 from autotune.cli.formatting import note, stderr_console
-from autotune.observer import CEILING_PHASE, StudyObserver, StudyProgress
+from autotune.study.observer import CEILING_PHASE, StudyObserver, StudyProgress
 from autotune.trial import (
     BuiltEvent,
     Event,

@@ -19,7 +19,7 @@ from autotune.cli.options import (
     seconds,
 )
 from autotune.cli.stopping import StopOnSignals
-from autotune.observer import StudyObserver
+from autotune.study.observer import StudyObserver
 
 LOCATE_SECONDS = 120.0
 LOCATE_INTERVAL = 5.0
@@ -86,7 +86,7 @@ def measure(
     from autotune.config import resolve
     from autotune.measure import measure as measure_once
     from autotune.measure import measure_experiment, measured_figures
-    from autotune.study import StopSignal
+    from autotune.study.run import StopSignal
 
     values: dict[str, Any] = {
         "target.data_dir": None if data_dir is None else str(data_dir),

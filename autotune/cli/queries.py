@@ -228,8 +228,8 @@ def _emit_groups(
     ``record`` is the study they are of; None across studies. ``smallest`` is what the best one
     and its ties are put in order by.
     """
-    from autotune.ceilings import Ceilings
     from autotune.results import trial_figures
+    from autotune.study.ceilings import Ceilings
     from autotune.ties import least_of_ties, ties
 
     across = record is None

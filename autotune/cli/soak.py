@@ -23,7 +23,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.stopping import FIRST, StopOnSignals, tell_stderr
 from autotune.exceptions import InputError
-from autotune.observer import StudyObserver
+from autotune.study.observer import StudyObserver
 from autotune.trial import Event, SampleEvent
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def soak(
     from autotune.sides import read_side
     from autotune.soak import SHORTEST_SECONDS, SoakSettings
     from autotune.soak import soak as soak_side
-    from autotune.study import StopSignal
+    from autotune.study.run import StopSignal
 
     length, line = seconds(duration, "--for"), seconds(interval, "--interval")
     if length < SHORTEST_SECONDS:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.study import StopSignal
+    from autotune.study.run import StopSignal
 
 _STDERR = 2
 

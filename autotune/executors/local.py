@@ -8,11 +8,11 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from autotune import machine
 from autotune.exceptions import InputError
 from autotune.executors.base import Executor, Job, OnEvent
 from autotune.executors.node import prepare_node
-from autotune.supervisor import environment_learnt, supervise
+from autotune.supervision.supervisor import environment_learnt, supervise
+from autotune.system import machine
 from autotune.trial import Event, Failure, NodeInfo, ProbeRequest, TrialResult, TrialSpec
 
 

@@ -15,9 +15,9 @@ from typing import IO, cast
 
 from pydantic import ValidationError
 
-from autotune import processes
-from autotune.cleanup import end_leftovers
-from autotune.supervisor import child_environment
+from autotune.supervision.cleanup import end_leftovers
+from autotune.supervision.supervisor import child_environment
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, TRIAL_MARK, Fingerprint, NodeInfo, ProbeRequest
 
 PROBE_SECONDS = 900.0

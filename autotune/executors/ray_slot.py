@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Mapping
 
-from autotune import processes
-from autotune.cleanup import end_leftovers
 from autotune.executors.local import infrastructure_failure
 from autotune.executors.node import prepare_node
-from autotune.supervisor import environment_learnt, supervise
+from autotune.supervision.cleanup import end_leftovers
+from autotune.supervision.supervisor import environment_learnt, supervise
+from autotune.system import processes
 from autotune.trial import Event, ProbeRequest, TrialResult, TrialSpec
 
 _BATCH_SECONDS = 0.1

@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from autotune import processes
 from autotune.heap.census import HeapCensus
+from autotune.system import processes
 from autotune.trial import Growing
 
 _log = logging.getLogger("autotune.heap")

@@ -6,8 +6,8 @@ import os
 import time
 from typing import NamedTuple
 
-from autotune import processes
-from autotune.process_tree import ProcessTree
+from autotune.system import processes
+from autotune.system.process_tree import ProcessTree
 
 _GIB = float(2**30)
 _USER, _SYSTEM, _START = 11, 12, 19

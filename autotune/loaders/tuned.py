@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune import machine
 from autotune.loaders.opening import open_loader, split
 from autotune.loaders.video import VideoLoader
 from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_target
+from autotune.system import machine
 from autotune.targets.base import OpenParams, Target
 from autotune.trial import Params
 

@@ -44,7 +44,7 @@ class StudyRecord(Value):
     dataset_hash: str | None
     autotune_version: str
     noise: dict[str, Any] | None = None
-    """The noise floor as measured: see `autotune.noise`."""
+    """The noise floor as measured: see `autotune.study.noise`."""
     ceilings: dict[str, Any] | None = None
     """By workload: the consumer's ceiling and what each stage does alone."""
     warnings: list[str] = Field(default_factory=list)

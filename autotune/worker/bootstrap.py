@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from autotune import processes
+from autotune.system import processes
 from autotune.worker.departure import Departure
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from autotune import processes
 from autotune.exceptions import InputError, UnsupportedError
+from autotune.system import processes
 from autotune.targets.base import Batch, BuildContext, Loader, Target
 from autotune.trial import (
     BuiltEvent,

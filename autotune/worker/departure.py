@@ -15,8 +15,8 @@ import sys
 import threading
 from typing import NoReturn
 
-from autotune import processes
-from autotune.shared_memory import SegmentWatch
+from autotune.system import processes
+from autotune.system.shared_memory import SegmentWatch
 
 _log = logging.getLogger("autotune.worker")
 

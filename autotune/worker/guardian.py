@@ -16,9 +16,9 @@ import select
 import signal
 import time
 
-from autotune import processes
-from autotune.process_tree import ProcessTree
-from autotune.shared_memory import SegmentWatch, quiet
+from autotune.system import processes
+from autotune.system.process_tree import ProcessTree
+from autotune.system.shared_memory import SegmentWatch, quiet
 
 _WATCH_MILLISECONDS = 250
 _TREE_SECONDS = 1.0

@@ -23,13 +23,22 @@ from typing import IO, NoReturn, cast
 
 from pydantic import ValidationError
 
-from autotune import machine, pagecache, processes, stats
-from autotune.delivery import check_decoder
-from autotune.early_stopping import MIN_SECONDS, EarlyStopping
+from autotune import stats
 from autotune.exceptions import MeasurementFailed
-from autotune.figures import Decision, Record, data_failure, decide, summarize, window_event
-from autotune.measurement import sample_event
-from autotune.telemetry import Telemetry
+from autotune.measuring import pagecache
+from autotune.measuring.delivery import check_decoder
+from autotune.measuring.early_stopping import MIN_SECONDS, EarlyStopping
+from autotune.measuring.figures import (
+    Decision,
+    Record,
+    data_failure,
+    decide,
+    summarize,
+    window_event,
+)
+from autotune.measuring.measurement import sample_event
+from autotune.measuring.telemetry import Telemetry
+from autotune.system import machine, processes
 from autotune.trial import (
     BuiltEvent,
     Event,

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autotune import processes
 from autotune.publishing import publisher
 from autotune.publishing.publisher import LIVE_VARIABLE, live_folder
+from autotune.system import processes
 from autotune.trial import Event, SampleEvent, StageStats, TrialSpec, Window, WindowEvent
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Live:
         self._loader = None
 
     def _told(self) -> dict[str, Any]:
-        from autotune.figures import merge_stages
+        from autotune.measuring.figures import merge_stages
 
         windows = [self._windows.popleft() for _ in range(len(self._windows))]
         stages = merge_stages(windows)

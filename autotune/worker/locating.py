@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from autotune import heap, processes
+from autotune import heap
+from autotune.system import processes
 from autotune.trial import Event, GrowthEvent
 
 

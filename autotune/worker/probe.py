@@ -16,10 +16,11 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from autotune import machine, pagecache
 from autotune.exceptions import DataError, InputError, MeasurementFailed, UnsupportedError
 from autotune.frame_folders import read_record
 from autotune.manifest import Manifest, scan
+from autotune.measuring import pagecache
+from autotune.system import machine
 from autotune.trial import Fingerprint, NodeInfo, ProbeRequest
 from autotune.worker import bootstrap
 from autotune.worker.channel import Control

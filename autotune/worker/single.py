@@ -11,14 +11,15 @@ import time
 import traceback
 from typing import NoReturn
 
-from autotune import pagecache, processes
 from autotune.consumers import Consumer, make_consumer
-from autotune.contamination import blame
-from autotune.delivery import check_decoder
 from autotune.exceptions import MeasurementFailed
-from autotune.measurement import Run, measure
+from autotune.measuring import pagecache
+from autotune.measuring.contamination import blame
+from autotune.measuring.delivery import check_decoder
+from autotune.measuring.measurement import Run, measure
+from autotune.measuring.telemetry import Telemetry
+from autotune.system import processes
 from autotune.targets.base import BuildContext, Target
-from autotune.telemetry import Telemetry
 from autotune.trial import (
     TRIAL_MARK,
     BuiltEvent,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.manifest import Manifest, scan
-from autotune.supervisor import environment_learnt, supervise
+from autotune.supervision.supervisor import environment_learnt, supervise
 from autotune.trial import (
     ConsumerSpec,
     Event,

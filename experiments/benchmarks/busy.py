@@ -22,8 +22,8 @@ from pathlib import Path
 
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
-from autotune.launching import launch_experiment
 from autotune.storage import Database
+from autotune.study.launching import launch_experiment
 from autotune.trial import Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set

@@ -2,8 +2,8 @@
 
 A run is a series of batch arrivals: buffers that empty at once, a warm-up ramp, gaps with AR(1)
 noise around a rate that differs from run to run and drifts over the study. The code that looks at
-a real run and ends it (`autotune.measurement.Looks`) looks at this one. A study measures its
-baseline five times, then configurations and the baseline in turn.
+a real run and ends it (`autotune.measuring.measurement.Looks`) looks at this one. A study measures
+its baseline five times, then configurations and the baseline in turn.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from scipy.signal import lfilter
 
 from autotune import stats
-from autotune.early_stopping import EarlyStopping
-from autotune.figures import Decision, Record
-from autotune.measurement import Looks
+from autotune.measuring.early_stopping import EarlyStopping
+from autotune.measuring.figures import Decision, Record
+from autotune.measuring.measurement import Looks
 from autotune.trial import MeasurementSettings, Window
 
 FLOOR_RUNS = 5
@@ -157,7 +157,7 @@ def synthetic_run(
     rate: float,
     settings: MeasurementSettings = SETTINGS,
 ) -> SyntheticRun:
-    """One run at ``rate`` samples/s, looked at and ended as `autotune.measurement` does it."""
+    """One run at ``rate`` samples/s, looked at and ended as `measuring.measurement` does it."""
     record = Record(drained=1 + scenario.drained)
     looks = Looks(settings, EarlyStopping(None, settings))
     times = arrivals(random, scenario, rate, settings.max_seconds)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from autotune import processes
+from autotune.system import processes
 from autotune.trial import TRIAL_MARK
 from experiments.benchmarks.chaos_scene import Scene
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotune import processes, system_v
 from autotune.storage import Database
+from autotune.system import processes, system_v
 from autotune.trial import STUDY_MARK, TRIAL_MARK
 from experiments.benchmarks import _common
 from experiments.benchmarks.faulty import left_by

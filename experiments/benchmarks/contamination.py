@@ -31,9 +31,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.contamination import GRAIN_SECONDS, LOST_THRESHOLD
 from autotune.exceptions import AutotuneError
-from autotune.telemetry import Telemetry
+from autotune.measuring.contamination import GRAIN_SECONDS, LOST_THRESHOLD
+from autotune.measuring.telemetry import Telemetry
 from autotune.trial import (
     ConsumerSpec,
     Contamination,

@@ -24,10 +24,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from autotune import stats
-from autotune.early_stopping import TOLERATED, EarlyStopping, required
 from autotune.exceptions import AutotuneError, InputError
-from autotune.figures import Decision, Record
-from autotune.measurement import Looks
+from autotune.measuring.early_stopping import TOLERATED, EarlyStopping, required
+from autotune.measuring.figures import Decision, Record
+from autotune.measuring.measurement import Looks
 from autotune.trial import Incumbent, MeasurementSettings
 from experiments.benchmarks import _common, recorded
 from experiments.benchmarks.early_stopping_synthetic import SHAPES, draw

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.figures import Record
+from autotune.measuring.figures import Record
 from autotune.trial import Incumbent, Window
 
 BATCH = 16

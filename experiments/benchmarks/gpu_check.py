@@ -23,9 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune import machine
 from autotune.exceptions import InputError
 from autotune.media.native import library_environment
+from autotune.system import machine
 from autotune.trial import Params
 from experiments.benchmarks import _common, gpu_presence, gpu_report, gpu_sweep
 
@@ -215,9 +215,9 @@ class Check:
 def gpu_study(data: Path, scratch: Path, seconds: float, device: str = "nvdec") -> dict[str, Any]:
     """A short study with train_step through the `local` executor; stops when the time is up."""
     from autotune.config import Experiment
-    from autotune.launching import launch_experiment
     from autotune.storage import Database
-    from autotune.study import StopSignal
+    from autotune.study.launching import launch_experiment
+    from autotune.study.run import StopSignal
 
     model = "torchvision.models.video:r3d_18" if has_torchvision() else "autotune.models:small_r3d"
     experiment = Experiment.from_dict(

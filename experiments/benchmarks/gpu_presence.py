@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune import machine
 from autotune.media import nvidia_libraries
 from autotune.media.library_search import USUAL_FOLDERS, find_library, split_path
+from autotune.system import machine
 
 _DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 _DRIVER_VERSION = Path("/proc/driver/nvidia/version")

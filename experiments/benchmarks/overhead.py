@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune import processes
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
-from autotune.launching import launch_experiment
-from autotune.observer import StudyObserver, StudyProgress
+from autotune.study.launching import launch_experiment
+from autotune.study.observer import StudyObserver, StudyProgress
+from autotune.system import processes
 from autotune.trial import TRIAL_MARK, Event, Params, TrialResult
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.exceptions import AutotuneError, InputError
-from autotune.figures import Record
+from autotune.measuring.figures import Record
 from autotune.trial import Params, Window
 from experiments.benchmarks import _common
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from autotune.config import Experiment, Plan, resolve, storage_url
 from autotune.exceptions import AutotuneError, InputError
 from autotune.executors.base import Executor
-from autotune.launching import probe_nodes
 from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_executor
 from autotune.stats import ratio_interval
 from autotune.storage import Database, StudyRecord, TrialRecord
-from autotune.study import specification
+from autotune.study.launching import probe_nodes
+from autotune.study.run import specification
 from autotune.trial import NodeInfo
 from experiments.benchmarks import _common
 

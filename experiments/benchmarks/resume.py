@@ -23,9 +23,9 @@ from pathlib import Path
 
 import yaml
 
-from autotune import processes
 from autotune.exceptions import AutotuneError
 from autotune.storage import Database
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, TRIAL_MARK
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set

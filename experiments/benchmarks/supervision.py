@@ -27,10 +27,10 @@ from pathlib import Path
 
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
-from autotune.launching import launch_experiment
 from autotune.plugins import load_target
 from autotune.stats import RatioEstimate, ratio_interval
 from autotune.storage import Database
+from autotune.study.launching import launch_experiment
 from autotune.trial import Params, TrialResult
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set

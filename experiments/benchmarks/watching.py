@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune import processes, stats
+from autotune import stats
 from autotune.live.channel import FolderChannel
 from autotune.publishing.publisher import LIVE_VARIABLE
+from autotune.system import processes
 from autotune.trial import Event, MeasurementSettings, Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from autotune.cli.live import LiveObserver, PlainObserver, started_line
-from autotune.observer import CEILING_PHASE, StudyProgress
 from autotune.plugins import load_target
-from autotune.study import PHASES
+from autotune.study.observer import CEILING_PHASE, StudyProgress
+from autotune.study.run import PHASES
 from autotune.trial import Failure, Fingerprint, NodeInfo, StageCeiling, TrialResult
 from tests.fakes import FakeExecutor
 from tests.launches import experiment, launch, surface, url

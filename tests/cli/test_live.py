@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from autotune.cli.live import LiveObserver, PlainObserver
-from autotune.observer import StudyProgress
+from autotune.study.observer import StudyProgress
 from autotune.trial import (
     Failure,
     Fingerprint,

@@ -23,12 +23,12 @@ from typing import Any
 import pytest
 from target_driver import ROOT, SMALL, run_scenarios
 
-from autotune import processes
 from autotune.manifest import Manifest, scan
 from autotune.media.reference import decode_reference
 from autotune.plugins import load_target
 from autotune.search_space import SearchSpace, find_space
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, MeasurementSettings, Params, TrialSpec
 from tests.extracted_clips import extracted, slow_frames, video_of
 from tests.made_clips import write_clips

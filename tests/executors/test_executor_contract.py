@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "targets_for_tests"))
-
 from helpers import FOLDER, ROOT, marked, specification, wait_for
 
-from autotune import processes
 from autotune.exceptions import InputError, UnsupportedError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
 from autotune.executors.ray import RayExecutor, _Place
 from autotune.executors.ray_slot import trial_changes
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, Event, NodeInfo, ProbeRequest
 
 Listener = list[tuple[str, Event]]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "targets_for_tests"))
-
 from helpers import FOLDER, ROOT, marked, specification, wait_for
 
 from autotune.config import load_experiment
 from autotune.config.plan import Plan, resolve
 from autotune.executors.local import LocalExecutor, shares
-from autotune.study import specification as specify
+from autotune.study.run import specification as specify
 from autotune.trial import Fingerprint, NodeInfo, ProbeRequest, TrialSpec
 
 LONG = {"min_seconds": 600, "max_seconds": 600, "window_seconds": 0.1}

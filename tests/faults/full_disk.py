@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autotune import launching
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
-from autotune.launching import launch_experiment
 from autotune.storage import Database, Retry
+from autotune.study import launching
+from autotune.study.launching import launch_experiment
 from autotune.trial import TrialSpec
 from tests.fakes import FakeExecutor
 from tests.launches import surface

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autotune.manifest import scan
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
 from autotune.trial import Limits, TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from autotune import launching
 from autotune.cli.app import app
 from autotune.exceptions import StorageError, StudyConflict
 from autotune.samplers import Proposer
 from autotune.storage import Database, Retry
+from autotune.study import launching
 from autotune.trial import Failure, NodeInfo, Params, ProbeRequest, TrialResult, TrialSpec
 from tests.fakes import FakeExecutor, FakeJob
 from tests.launches import experiment, launch, records, surface, url

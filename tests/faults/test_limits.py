@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune import limits
-from autotune.limits import FLOOR_SHARE, GIB, MACHINE_SHARE, LimitWatch, default_host_limit
-from autotune.process_tree import Member
+from autotune.supervision import limits
+from autotune.supervision.limits import (
+    FLOOR_SHARE,
+    GIB,
+    MACHINE_SHARE,
+    LimitWatch,
+    default_host_limit,
+)
+from autotune.supervision.verdict import Evidence, judge
+from autotune.system.process_tree import Member
 from autotune.trial import Failure, Limits
-from autotune.verdict import Evidence, judge
 from autotune.worker.faults import failure_of
 
 GIBS = st.floats(0.5, 4096).map(lambda size: int(size * GIB))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cleanup import end_leftovers, make_scratch
 from autotune.executors.node import probe_node
+from autotune.supervision.cleanup import end_leftovers, make_scratch
 from autotune.trial import ProbeRequest
 
 pytestmark = pytest.mark.long

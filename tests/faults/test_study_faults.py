@@ -10,9 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from autotune.config import Experiment
-from autotune.launching import LaunchOutcome, launch_experiment
-from autotune.search import BASELINE_RETRIES, CHECK_AFTER
 from autotune.storage import Database
+from autotune.study.launching import LaunchOutcome, launch_experiment
+from autotune.study.search import BASELINE_RETRIES, CHECK_AFTER
 from autotune.trial import Failure, FailureKind, Params
 from tests.fakes import FakeExecutor
 

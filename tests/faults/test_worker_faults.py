@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from autotune import processes, shared_memory, system_v
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
+from autotune.system import processes, shared_memory, system_v
 from autotune.trial import TRIAL_MARK, Event, Limits, TrialResult, TrialSpec, WindowEvent
 from experiments.benchmarks.faulty import FAULTS, MOMENTS, Fault, left_by
 from tests.targets_for_tests.helpers import wait_for

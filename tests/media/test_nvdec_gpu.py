@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune import machine
 from autotune.media.native import library_environment
+from autotune.system import machine
 
 GOAL_DB = 35.0
 

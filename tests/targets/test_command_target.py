@@ -19,14 +19,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune import processes
 from autotune.config import load_experiment, resolve
 from autotune.consumers import NoneConsumer
 from autotune.exceptions import InputError, MeasurementFailed
 from autotune.executors.node import probe_node
-from autotune.measurement import Run, measure
+from autotune.measuring.measurement import Run, measure
 from autotune.search_space import SearchSpace
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
+from autotune.system import processes
 from autotune.targets.base import Batch, Loader
 from autotune.targets.command.output import OutputLines, checked_regex
 from autotune.targets.command.process import MARK
@@ -787,7 +787,7 @@ def test_a_driver_that_is_killed_leaves_no_command(folder: Path) -> None:
                                                                    "min_seconds": 500.0})}
     )  # fmt: skip
     code = (
-        "import sys; from autotune.supervisor import supervise; "
+        "import sys; from autotune.supervision.supervisor import supervise; "
         "from autotune.trial import TrialSpec; "
         "supervise(TrialSpec.model_validate_json(sys.argv[1]), "
         "lambda e: print(e.event, flush=True))"

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune import pagecache
 from autotune.exceptions import DataError, InputError
 from autotune.executors.node import probe_node
 from autotune.frame_folders import FrameIndex, read_index, read_record
 from autotune.manifest import Manifest, scan
+from autotune.measuring import pagecache
 from autotune.media.decoders import Window
 from autotune.media.probing import probe_file
 from autotune.media.reference import decode_reference

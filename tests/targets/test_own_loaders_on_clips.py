@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from autotune.config import load_experiment, resolve
-from autotune.study import specification
-from autotune.supervisor import supervise
+from autotune.study.run import specification
+from autotune.supervision.supervisor import supervise
 from autotune.trial import Fingerprint, NodeInfo
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import pytest
 from autotune.exceptions import InputError, UnsupportedError
 from autotune.plugins import load_target
 from autotune.storage import Database
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
 from autotune.targets import storage_latency
 from autotune.targets.base import BuildContext
 from autotune.targets.prefetch_cache import PrefetchCache

@@ -21,7 +21,7 @@ from autotune.config import load_experiment, resolve
 from autotune.exceptions import InputError
 from autotune.executors.node import probe_node
 from autotune.prefetching import PrefetchLoader
-from autotune.supervisor import supervise
+from autotune.supervision.supervisor import supervise
 from autotune.targets.base import BuildContext
 from autotune.targets.python.counting import count
 from autotune.targets.python.functions import arguments_for, conditions_met, find_function

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autotune import processes
+from autotune.system import processes
 from autotune.trial import STUDY_MARK, TRIAL_MARK, TrialSpec
 
 FOLDER = str(Path(__file__).parent)

@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 from autotune.media.decoders import Window
 from autotune.media.decoders.timing import time_decoders
-from autotune.processes import die_with_parent
+from autotune.system.processes import die_with_parent
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
-from autotune import processes
 from autotune.exceptions import MeasurementFailed
+from autotune.system import processes
 from autotune.targets.base import Batch, Loader
 from autotune.targets.command.output import OutputLines
 from autotune.targets.command.process import Command, read

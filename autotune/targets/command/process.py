@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autotune import processes
 from autotune.exceptions import InputError
 from autotune.probe import DESCRIPTOR_VARIABLE, PATH_VARIABLE
+from autotune.system import processes
 
 MARK = "AUTOTUNE_COMMAND"
 """Environment variable that every process of a command inherits: which command it is."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from autotune import processes
+from autotune.system import processes
 
 _PR_SET_PDEATHSIG = 1
 _TERMINATE_SECONDS = 6.0
