@@ -22,6 +22,8 @@ from autotune.trial import (
     FirstBatchEvent,
     NodeInfo,
     Params,
+    PreparedEvent,
+    PreparingEvent,
     StartedEvent,
     TrialResult,
     WindowEvent,
@@ -214,7 +216,9 @@ class LiveObserver(StudyObserver):
                 if event.samples_per_second is not None:
                     current.rate = event.samples_per_second
                     current.low, current.high = event.low, event.high
-            elif isinstance(event, StartedEvent):
+            elif isinstance(event, PreparingEvent):
+                current.stage = "preparing its files"
+            elif isinstance(event, StartedEvent | PreparedEvent):
                 current.stage = "building the pipeline"
             elif isinstance(event, BuiltEvent):
                 current.stage = "waiting for the first batch"

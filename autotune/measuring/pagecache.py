@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 from autotune.exceptions import InputError, MeasurementFailed
 from autotune.manifest import Manifest
 from autotune.system import machine
-from autotune.trial import Failure, TrialSpec
+from autotune.trial import Event, Failure, PreparedEvent, PreparingEvent, TrialSpec
 
 PageCache = Literal["warm", "cold"]
 
@@ -163,10 +163,13 @@ def prepare(state: PageCache, files: Reach, first: bool = False) -> float | None
     return _make_cold(files) if first else _keep_cold(files)
 
 
-def prepare_for(spec: TrialSpec) -> PageCache | None:
+def prepare_for(spec: TrialSpec, emit: Callable[[Event], object]) -> PageCache | None:
     """Bring the files that a measurement can read into the state that it asks for.
 
     Called once a measurement, before its pipeline is built.
+
+    Args:
+        emit: told when that begins and ends, as its time is no part of the start-up.
 
     Returns:
         the state; None where the measurement reads no files, or they are not known.
@@ -177,10 +180,12 @@ def prepare_for(spec: TrialSpec) -> PageCache | None:
     """
     if spec.manifest is None or spec.mode != "loader":
         return None
+    emit(PreparingEvent(time=time.monotonic()))
     files = reach(Manifest.load(spec.manifest), spec.seed, spec.measurement.max_seconds)
     asked = spec.measurement.page_cache
     state = choose(asked, files, machine.available_bytes()) if asked == "auto" else asked
     prepare(state, files)
+    emit(PreparedEvent(time=time.monotonic()))
     return state
 
 

@@ -15,6 +15,8 @@ from autotune.trial import (
     FinishedEvent,
     FirstBatchEvent,
     Measurement,
+    PreparedEvent,
+    PreparingEvent,
     SampleEvent,
     Window,
     WindowEvent,
@@ -45,6 +47,10 @@ class Intake:
         """When each rank was last heard of, and by which event."""
         self.ranks_ready: set[int] = set()
         self.ready_time: float | None = None
+        self.preparing_since: float | None = None
+        """Since when the worker prepares its files; None where it does not."""
+        self.preparation_seconds = 0.0
+        """What preparing the files took."""
         self.measurement: Measurement | None = None
         self.failed: FailedEvent | None = None
         self.windows: list[Window] = []
@@ -128,6 +134,11 @@ class Intake:
             self.ranks_ready.add(event.rank)
             if len(self.ranks_ready) == self._ranks:
                 self.ready_time = now
+        elif isinstance(event, PreparingEvent):
+            self.preparing_since = now
+        elif isinstance(event, PreparedEvent) and self.preparing_since is not None:
+            self.preparation_seconds += now - self.preparing_since
+            self.preparing_since = None
         elif isinstance(event, WindowEvent):
             self.windows.append(event.window)
         elif isinstance(event, FinishedEvent):

@@ -259,8 +259,12 @@ class _Supervision:
             if now - seen.end_time <= limits.shutdown_seconds:
                 return False
             evidence.why, evidence.limit_seconds = "shutdown", limits.shutdown_seconds
+        elif seen.preparing_since is not None:
+            if now - seen.preparing_since <= limits.preparation_seconds:
+                return False
+            evidence.why, evidence.limit_seconds = "preparation", limits.preparation_seconds
         elif seen.ready_time is None:
-            if now - self._seen.began <= limits.startup_seconds:
+            if now - seen.began - seen.preparation_seconds <= limits.startup_seconds:
                 return False
             evidence.why, evidence.limit_seconds = "startup", limits.startup_seconds
         elif now - seen.last_time > limits.silence_seconds:

@@ -36,7 +36,16 @@ ADVICE: dict[FailureKind, str] = {
 """What to do about each kind of failure."""
 
 Why = Literal[
-    "exited", "silence", "startup", "deadline", "garbage", "closed", "shutdown", "stopped", "limit"
+    "exited",
+    "preparation",
+    "startup",
+    "silence",
+    "deadline",
+    "garbage",
+    "closed",
+    "shutdown",
+    "stopped",
+    "limit",
 ]
 """What ended the supervision: the worker by itself, or the supervisor for a reason."""
 
@@ -112,6 +121,12 @@ def _from_ending(evidence: Evidence) -> Failure:
     if evidence.why == "closed":
         cause = f"the worker closed its event pipe without a result (last event: {last})"
         return Failure(kind="crash", cause=cause)
+    if evidence.why == "preparation":
+        return Failure(
+            kind="infrastructure",
+            cause=f"the files were not as measurement.page_cache asks within {limit:g} s",
+            advice="Raise limits.preparation_seconds, or put the data on faster storage.",
+        )
     if evidence.why == "startup":
         cause = f"no first batch within {limit:g} s (last event: {last})"
         return Failure(kind="hang", cause=cause)

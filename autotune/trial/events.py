@@ -20,6 +20,22 @@ class StartedEvent(Value):
     """What the target asked of the environment; the next worker can be started with it."""
 
 
+class PreparingEvent(Value):
+    """The files that the measurement can read are being read into memory, or evicted."""
+
+    event: Literal["preparing"] = "preparing"
+    time: float
+    rank: int = 0
+
+
+class PreparedEvent(Value):
+    """The files are as the measurement asks for them: the pipeline starts up."""
+
+    event: Literal["prepared"] = "prepared"
+    time: float
+    rank: int = 0
+
+
 class BuiltEvent(Value):
     """The pipeline stands; ``readback`` was compared with the specification."""
 
@@ -83,6 +99,8 @@ class FailedEvent(Value):
 
 Event = Annotated[
     StartedEvent
+    | PreparingEvent
+    | PreparedEvent
     | BuiltEvent
     | FirstBatchEvent
     | WindowEvent

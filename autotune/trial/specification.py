@@ -48,6 +48,9 @@ class Limits(Value):
     """When the supervisor gives up on a measurement."""
 
     startup_seconds: float = Field(180.0, gt=0)
+    """From the start of the worker to the first batch, without the preparation of the files."""
+    preparation_seconds: float = Field(600.0, gt=0)
+    """For bringing the files into the state that ``measurement.page_cache`` asks for."""
     silence_seconds: float = Field(30.0, gt=0)
     """No event for so long after the first batch means that the trial hangs."""
     shutdown_seconds: float = Field(20.0, gt=0)

@@ -133,7 +133,7 @@ class _Group:
         Raises:
             MeasurementFailed: as the first rank that failed did.
         """
-        page_cache = pagecache.prepare_for(self._spec)
+        page_cache = pagecache.prepare_for(self._spec, self._emit)
         for number in range(self._spec.ranks):
             self.ranks.append(self._spawn(number))
         while not all(r.ready for r in self.ranks):

@@ -98,7 +98,7 @@ def _measure(
     telemetry = Telemetry.of_this_process(limit) if world == 1 else None
     began = time.monotonic()
     # the leader does it for several ranks, once and before it starts them
-    page_cache = pagecache.prepare_for(spec) if world == 1 else None
+    page_cache = pagecache.prepare_for(spec, emit) if world == 1 else None
     unmeasured = time.monotonic() - began
     with contextlib.ExitStack() as stack:  # each is closed even where another one raises
         if telemetry is not None:

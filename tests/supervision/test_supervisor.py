@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers import FOLDER, ROOT, marked, specification, wait_for
 
+from autotune.manifest import scan
 from autotune.supervision.cleanup import end_leftovers
 from autotune.supervision.supervisor import child_environment, supervise
 from autotune.supervision.verdict import ADVICE, Evidence, judge
@@ -20,6 +22,7 @@ from autotune.trial import (
     STUDY_MARK,
     TRIAL_MARK,
     Event,
+    PreparingEvent,
     StartedEvent,
     TrialResult,
     TrialSpec,
@@ -146,6 +149,42 @@ def test_no_first_batch_in_time_is_a_hang_that_says_so() -> None:
     assert result.failure is not None
     assert result.failure.kind == "hang"
     assert "no first batch within 2 s" in result.failure.cause
+
+
+def _with_a_slow_clip(folder: Path) -> tuple[str, Path]:
+    """A manifest, and its only clip: a named pipe, which opens for reading once it is written."""
+    clip = folder / "clips" / "a" / "clip.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"x")
+    manifest = scan(folder / "clips").write(folder)
+    clip.unlink()
+    os.mkfifo(clip)
+    return str(manifest), clip
+
+
+def test_preparing_the_files_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    manifest, _ = _with_a_slow_clip(tmp_path)
+    limits = {"startup_seconds": 40, "preparation_seconds": 1.0, "shutdown_seconds": 2}
+    result = fail(specification(manifest=manifest, limits=limits))
+    assert result.failure is not None
+    assert result.failure.kind == "infrastructure", "no configuration is to blame"
+    assert "measurement.page_cache" in result.failure.cause
+    assert "within 1 s" in result.failure.cause
+    assert "limits.preparation_seconds" in result.failure.advice
+
+
+@pytest.mark.long
+def test_preparing_the_files_is_no_part_of_the_start_up(tmp_path: Path) -> None:
+    manifest, clip = _with_a_slow_clip(tmp_path)
+    limits = {"startup_seconds": 8.0, "preparation_seconds": 40, "shutdown_seconds": 10}
+
+    def appear_late(event: Event) -> None:
+        if isinstance(event, PreparingEvent):
+            threading.Timer(8.5, lambda: os.close(os.open(clip, os.O_WRONLY))).start()
+
+    result = supervise(specification(manifest=manifest, limits=limits), appear_late)
+    assert result.state == "finished", result
+    assert result.timeline["prepared"] - result.timeline["preparing"] > 8.0
 
 
 def test_a_worker_that_measures_past_its_deadline_is_ended() -> None:
