@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.exceptions import InputError
+from autotune.exceptions import InputError, UnsupportedError
 from autotune.executors.base import Executor
 from autotune.executors.local import LocalExecutor
 from autotune.measure import once_progress, wait_for
@@ -27,6 +27,9 @@ from autotune.trial import Failure, NodeInfo, TrialResult, Value
 
 TIMEOUT_SECONDS = 240.0
 """A comparison with default settings ends within this."""
+
+_SHORTEST_PROBE = 1.0
+"""Seconds that looking at the machine may take where the time is over already."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class _Comparison:
         )
 
     def _probe(self, side: Side) -> NodeInfo:
-        node = probe_nodes(self._executor, side.plan, self._study)[0]
+        node = self._answer_of_node(side)
         for text in node.warnings:
             self._observer.note(text)
         lines = [
@@ -211,6 +214,18 @@ class _Comparison:
                 "same, write them out: 'TARGET --flags...' (`autotune export` prints them)."
             )
         return node
+
+    def _answer_of_node(self, side: Side) -> NodeInfo:
+        seconds = max(_SHORTEST_PROBE, self._deadline - time.monotonic())
+        try:
+            return probe_nodes(self._executor, side.plan, self._study, seconds)[0]
+        except UnsupportedError as error:
+            if time.monotonic() < self._deadline:
+                raise
+            raise InputError(
+                f"--timeout: {self._timeout:g} s were over before anything was measured: {error}. "
+                "Pass a longer --timeout, or a smaller --data-dir"
+            ) from error
 
     def _may_begin(self) -> bool:
         self._block_begun = time.monotonic()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +277,16 @@ def test_nothing_is_stored(experiment: dict[str, Any], url: str) -> None:
 def test_the_json_has_the_names_of_the_product(data: str) -> None:
     found = json.loads(compared_figures(run(read(FAST, SLOW, data))).model_dump_json())
     assert {"ratio", "ratio_low", "ratio_high", "significant"} <= found.keys()
+
+
+def test_looking_at_the_machine_counts_into_the_time(tmp_path: Path) -> None:
+    clip = tmp_path / "a" / "clip.mp4"
+    clip.parent.mkdir()
+    os.mkfifo(clip)  # nobody writes to it: it never opens
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        compare(read(FAST, SLOW, str(tmp_path)), CompareSettings(timeout=3.0))
+    assert time.monotonic() - began < 15.0
+    text = str(caught.value)
+    assert text.startswith("--timeout: 3 s were over before anything was measured: looking at this")
+    assert "Pass a longer --timeout" in text

@@ -20,9 +20,6 @@ from autotune.supervision.supervisor import child_environment
 from autotune.system import processes
 from autotune.trial import STUDY_MARK, TRIAL_MARK, Fingerprint, NodeInfo, ProbeRequest
 
-PROBE_SECONDS = 900.0
-"""Scanning and reading a large data set takes its time."""
-
 _MAX_LOG = 4096
 
 
@@ -86,7 +83,7 @@ def _probe(
         with contextlib.suppress(BrokenPipeError):
             pipe.write(request.model_dump_json().encode() + b"\n")
             pipe.flush()
-        answer, noise = _collect(worker, read, log.fileno())
+        answer, noise, in_time = _collect(worker, read, log.fileno(), request.timeout_seconds)
     finally:
         processes.end(lambda: _of_probe(mark, guardian=False), patience=1.0)
         with contextlib.suppress(BrokenPipeError):
@@ -98,16 +95,25 @@ def _probe(
     try:
         return NodeInfo.model_validate_json(answer), False
     except ValidationError:
+        if not in_time:
+            return _unanswered(
+                f"looking at this machine and its data took longer than "
+                f"{request.timeout_seconds:.3g} s; the data folder may be on slow storage"
+            ), False
         how = f"exit status {code}" if code >= 0 else f"signal {-code}"
         text = noise[-_MAX_LOG:].decode(errors="replace").strip()
-        info = NodeInfo(
-            node=socket.gethostname(),
-            fingerprint=Fingerprint(),
-            names={},
-            error=f"the probe of this machine ended without an answer ({how}): {text}",
-            error_kind="unsupported",
-        )
-        return info, code < 0
+        cause = f"the probe of this machine ended without an answer ({how}): {text}"
+        return _unanswered(cause), code < 0
+
+
+def _unanswered(cause: str) -> NodeInfo:
+    return NodeInfo(
+        node=socket.gethostname(),
+        fingerprint=Fingerprint(),
+        names={},
+        error=cause,
+        error_kind="unsupported",
+    )
 
 
 def _of_probe(mark: str, guardian: bool) -> list[int]:
@@ -115,12 +121,17 @@ def _of_probe(mark: str, guardian: bool) -> list[int]:
     return [p for p in found if guardian or processes.name_of(p) != processes.GUARDIAN_NAME]
 
 
-def _collect(worker: subprocess.Popen[bytes], events: int, log: int) -> tuple[bytes, bytes]:
-    """Read both pipes until a whole line or both ends, at most PROBE_SECONDS."""
+def _collect(
+    worker: subprocess.Popen[bytes], events: int, log: int, seconds: float
+) -> tuple[bytes, bytes, bool]:
+    """Read both pipes until a whole line or both ends, at most ``seconds``; says whether that was
+    long enough."""
     answer, noise = b"", b""
     descriptors = {events, log}
-    deadline = time.monotonic() + PROBE_SECONDS
-    while descriptors and b"\n" not in answer and time.monotonic() < deadline:
+    deadline = time.monotonic() + seconds
+    while descriptors and b"\n" not in answer:
+        if time.monotonic() >= deadline:
+            return answer, noise, False
         ready, _, _ = select.select(list(descriptors), [], [], 0.2)
         for descriptor in ready:
             data = os.read(descriptor, 65536)
@@ -132,4 +143,4 @@ def _collect(worker: subprocess.Popen[bytes], events: int, log: int) -> tuple[by
                 noise += data
         if not ready and worker.poll() is not None:
             break
-    return answer, noise
+    return answer, noise, True

@@ -39,7 +39,7 @@ from autotune.study.search import Search
 from autotune.study.verification import verify_study
 from autotune.study.warm_start import configurations_from
 from autotune.study.workloads import workload_baselines
-from autotune.trial import NodeInfo, ProbeRequest
+from autotune.trial import PROBE_SECONDS, NodeInfo, ProbeRequest
 
 if TYPE_CHECKING:
     import optuna
@@ -155,8 +155,13 @@ def cache_dir() -> Path:
     return Path(base) / "autotune"
 
 
-def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInfo]:
+def probe_nodes(
+    executor: Executor, plan: Plan, study_uuid: str, timeout_seconds: float = PROBE_SECONDS
+) -> list[NodeInfo]:
     """Bring an executor up and ask its nodes what measuring this plan needs to know.
+
+    Args:
+        timeout_seconds: a node that has not answered by then is refused.
 
     Raises:
         InputError, UnsupportedError: if a node cannot measure it.
@@ -172,6 +177,7 @@ def probe_nodes(executor: Executor, plan: Plan, study_uuid: str) -> list[NodeInf
             seed=plan.experiment.seed,
             page_cache=plan.experiment.measurement.page_cache,
             max_seconds=plan.experiment.measurement.max_seconds,
+            timeout_seconds=timeout_seconds,
         )
     )
     for node in nodes:

@@ -37,6 +37,7 @@ from autotune.trial.figures import (
     Window,
 )
 from autotune.trial.nodes import (
+    PROBE_SECONDS,
     Fingerprint,
     NodeInfo,
     ProbeRequest,
@@ -64,6 +65,7 @@ from autotune.trial.values import (
 )
 
 __all__ = [
+    "PROBE_SECONDS",
     "STUDY_MARK",
     "TRIAL_MARK",
     "BuiltEvent",

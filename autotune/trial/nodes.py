@@ -8,6 +8,9 @@ from pydantic import Field
 
 from autotune.trial.values import Params, Scalar, Value
 
+PROBE_SECONDS = 900.0
+"""Listing and reading a large data set takes its time."""
+
 
 class ProbeRequest(Value):
     """What a node is asked before its first measurement (`worker --probe`)."""
@@ -26,6 +29,8 @@ class ProbeRequest(Value):
     max_seconds: float = 30.0
     """``measurement.max_seconds``: how much a measurement can touch."""
     seed: int = 0
+    timeout_seconds: float = Field(PROBE_SECONDS, gt=0)
+    """The answer is waited for so long."""
 
 
 class UnavailableValue(Value):

@@ -198,12 +198,13 @@ def _prepare_files(
             raise UnsupportedError(f"{failure.cause}. {failure.advice}") from error
         return state, 0, None
     began = time.monotonic()
-    read = pagecache.read_all(files.paths(), deadline=began + _PREWARM_SECONDS)
-    if read >= files.bytes or time.monotonic() - began < _PREWARM_SECONDS:
+    patience = min(_PREWARM_SECONDS, request.timeout_seconds / 2)
+    read = pagecache.read_all(files.paths(), deadline=began + patience)
+    if read >= files.bytes or time.monotonic() - began < patience:
         return state, read, None  # a file that vanished or shrank is named by the measurement
     warning = (
         f"{read / _GIB:.1f} of {files.bytes / _GIB:.1f} GiB of clips were read into the page "
-        f"cache before the first measurement, within {_PREWARM_SECONDS:.0f} s; the first "
+        f"cache before the first measurement, within {patience:.0f} s; the first "
         "measurements read the rest before they begin"
     )
     return state, read, warning
