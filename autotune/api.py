@@ -29,6 +29,7 @@ from autotune.results import (
     Winner,
     all_trials,
     export_study,
+    state_now,
     summary,
     trial_figures,
     winners,
@@ -187,6 +188,18 @@ class Study:
         """State, trials done, best so far, time left."""
         with self._database() as (database, record):
             return summary(database, record)
+
+    def stop(self) -> bool:
+        """Ask its driver, wherever that runs, to end after the measurement in flight.
+
+        Does not wait for it; `launch` goes on with the study.
+
+        Returns:
+            False if the study does not run, so that nothing is asked.
+        """
+        with self._database() as (database, record):
+            running = state_now(database, record)[0] == "running"
+            return running and database.request_stop(record.name)
 
     def best(self, top: int = 1, where: str | None = None) -> Trial | list[Trial]:
         """The best trial, a verified one first; a list of at most ``top`` where it is above 1.

@@ -161,6 +161,17 @@ def test_the_best_of_a_study_that_varies_its_workload_stays_within_one(
     assert by_workload == {"subclip_duration=0.5": 3, "subclip_duration=2.0": 2}
 
 
+def test_stop_asks_a_study_that_runs_and_no_other(verified: Writer, url: str) -> None:
+    study = autotune.load_study("kinetics", storage=url)
+    verified.database.set_state(verified.record.id, "finished", "")
+    assert not study.stop()
+    verified.database.set_state(verified.record.id, "running", "")
+    assert not study.stop(), "no driver holds it"
+    verified.database.acquire_lease(verified.record.id, "driver")
+    assert study.stop()
+    assert verified.database.stop_requested(verified.record.id)
+
+
 def test_unknown_study_and_database(verified: Writer, url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'kinetics'"):
         load_study("kinetic", url)

@@ -104,12 +104,14 @@ def _register() -> None:
         measure,
         queries,
         soak,
+        stop,
         watch,
     )
 
     launch.register(app)
     queries.register(app)
     watch.register(app)
+    stop.register(app)
     export.register(app)
     measure.register(app)
     compare.register(app)

@@ -145,7 +145,7 @@ class StudyRun:
         if self.signal.requested:
             return "interrupted", "interrupted by the user"
         if self._stop_requested():
-            return "stopped", "stopped by `autotune stop`"
+            return "stopped", "`autotune stop` asked for it; launch it again to go on"
         return None
 
     def _stop_requested(self) -> bool:
@@ -212,7 +212,7 @@ class StudyRun:
         """
         made = self.attempts(max_failures)
         while made.add(self._measured(spec, number, label, role, attempt=made.number, **where)):
-            if self.signal.requested:
+            if self.asked_to_end() is not None:
                 break
             self.observer.note(f"{label} is measured again: {disturbance(made.last)}")
             spec = spec.model_copy(update={"uuid": uuid.uuid4().hex})

@@ -244,6 +244,27 @@ def test_a_killed_driver_shows_as_interrupted(
     assert "launch it again" in status["reason"]
 
 
+def test_stop_ends_it_after_the_measurement_in_flight_and_launching_goes_on(
+    running: tuple[Workplace, subprocess.Popen[str]],
+) -> None:
+    workplace, process = running
+    asked = workplace.run("stop", "quick", "-f", "json")
+    assert json.loads(asked.stdout) == {"study": "quick", "state": "running", "asked": True}
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.startswith("Study quick: stopped (`autotune stop` asked for it; launch it again")
+    trials = json.loads(workplace.run("trials", "quick", "-f", "json").stdout)
+    assert [trial["samples_per_second"] is not None for trial in trials] == [True]
+    status = json.loads(workplace.run("status", "quick", "-f", "json").stdout)
+    assert status["state"] == "stopped"
+    again = workplace.run("stop", "quick")
+    assert again.returncode == 0
+    assert "It does not run, so nothing was asked: `autotune stop` asked for it" in again.stderr
+    unknown = workplace.run("stop", "quik")
+    assert unknown.returncode == 2
+    assert "did you mean 'quick'?" in unknown.stderr
+
+
 def test_sigterm_finishes_the_measurement_and_saves(
     running: tuple[Workplace, subprocess.Popen[str]],
 ) -> None:

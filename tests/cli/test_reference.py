@@ -18,6 +18,7 @@ COMMANDS = {
     "autotune watch",
     "autotune compare",
     "autotune soak",
+    "autotune stop",
     "autotune clips make",
     "autotune clips probe",
     "autotune clips extract",
