@@ -25,8 +25,8 @@ if __name__ == '__main__':
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a package, a script, and a folder of programs that is on PATH."""
-    for name in ("project/inner", "bin", "other"):
+    """A project with a package, plain folders of modules, a script, and programs on PATH."""
+    for name in ("project/inner", "plain/inner", "bin", "other"):
         (tmp_path / name).mkdir(parents=True)
     files = {
         "train.py": "--script",
@@ -34,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "project/__main__.py": "--main",
         "project/inner/__init__.py": "",
         "project/inner/run.py": "--inner",
+        "plain/inner/run.py": "--plain",
     }
     for name, flag in files.items():
         (tmp_path / name).write_text(f"{TRAPS}# {flag}\n")
@@ -61,6 +62,7 @@ def program(path: Path, text: str) -> None:
         ("{python} -u -m project.inner.run", ["--inner"]),
         ("launch --nproc-per-node 2 -m project.inner.run", ["--inner"]),
         ("launch --nproc-per-node 2 train.py", ["--script"]),
+        ("launch --nproc-per-node 2 -m plain.inner.run", ["--plain"]),
         ("{python} -m torch.distributed.run --module project", ["--main"]),
         ("my-train", ["--inner"]),
         ("bin/my-train", ["--inner"]),
@@ -77,7 +79,7 @@ def test_sources_are_found_and_read_and_none_is_run(
 ) -> None:
     words = command.replace("{python}", sys.executable).split()
     text = source_text(words, str(folder), {})
-    known = ["--script", "--package", "--main", "--inner", "--shell"]
+    known = ["--script", "--package", "--main", "--inner", "--plain", "--shell"]
     assert [flag for flag in known if flag in text] == flags
     assert bool(text) == bool(flags)
     assert "project" not in sys.modules

@@ -200,3 +200,18 @@ def test_the_examples_of_commands_become_words(name: str) -> None:
     }[name]  # fmt: skip
     assert [w for w in flags if w not in words] == []
     assert not any("{" in word for word in words)
+
+
+def test_the_example_of_spdl_counts_the_steps_of_its_script() -> None:
+    values = {"target.data_dir": str(ROOT)}
+    plan = resolve(load_experiment(ROOT / "experiments" / "spdl_example.yaml", values=values))
+    lines = [
+        "2026-11-21 21:42:40,602 [I] [Rank0] __main__: Epoch 1/1",
+        "2026-11-21 21:42:47,379 [I] [Rank0] __main__: Step 120 | loss=5.9727 | 1290.4 samples/s",
+        "2026-11-21 21:42:52,589 [I] [Rank0] __main__: Epoch 1 complete | avg_loss=5.9170 | "
+        "12.0s | 1280.3 samples/s",
+    ]
+    found = [re.search(plan.settings["regex"], line) for line in lines]
+    assert [match and match["step"] for match in found] == [None, "120", None]
+    # A second epoch of the script has no data: more of them would only keep it running idle.
+    assert "--num-epochs" not in plan.settings["command"]

@@ -79,8 +79,9 @@ class _Modules:
         for part in parts:
             if spec is None or spec.submodule_search_locations is None:
                 return None
-            name = f"{spec.name}.{part}"
-            spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+            # By the part alone: of a whole name a folder without __init__.py would ask the modules
+            # that are imported for the one above it.
+            spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
         return spec
 
 
