@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Entry point of the ``autotune`` command; exits with 0, 1, 2 or 130."""
-    from autotune.cli.app import app
+    try:
+        from autotune.cli.app import app
 
-    app(prog_name="autotune")
+        app(prog_name="autotune")
+    except KeyboardInterrupt:  # while the commands were imported: they catch it themselves
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)
