@@ -15,14 +15,10 @@ import numpy as np
 import pytest
 
 from autotune.exceptions import InputError
-from autotune.media.decoders import DECODERS
-from autotune.plugins import load_target
 from autotune.system import machine
-from autotune.targets.validation import validated
 from autotune.trial import Params
 from experiments.benchmarks import (
     _common,
-    every_loader,
     gpu_grid,
     gpu_presence,
     gpu_report,
@@ -232,25 +228,6 @@ def test_tables_and_goals_name_contenders_that_exist() -> None:
         names = {c.name for c in contenders(duration, cores=2)}
         for goal in goals(duration):
             assert {*goal.numerator, *goal.denominator} <= names
-
-
-def test_every_loader_compares_what_its_targets_accept() -> None:
-    field = every_loader.contenders(0.5, workers=2, missing={"decord": "not installed"})
-    assert {c.target for c in field} == {
-        "spdl_video",
-        "torch_dataloader",
-        "prefetch_cache",
-        "frames",
-    }
-    assert not any("decord" in c.name for c in field)
-    decoded = {c.base["decoder"] for c in field if c.target == "torch_dataloader"}
-    assert decoded == DECODERS.keys() - {"decord"}
-    for contender in field:
-        target = load_target(contender.target)
-        validated(target.Settings, {**_common.SETTINGS, **contender.settings}, contender.name)
-        for axis in contender.axes:
-            for values in axis:
-                validated(target.Params, {**contender.base, **values}, contender.name)
 
 
 def test_tuning_goes_axis_by_axis_and_skips_what_failed() -> None:

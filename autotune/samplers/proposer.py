@@ -65,6 +65,8 @@ class Proposer:
         seed: makes the proposals repeatable; a resumed study goes on with other draws.
         figure_constraints: keys of the constraints on recorded figures. Every completed trial
             gets the same keys, or Optuna's Gaussian process fails.
+        startup_trials: so many trials are drawn at random, or were enqueued, before the sampler
+            learns from them.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Proposer:
         kind: str,
         seed: int,
         figure_constraints: Iterable[str] = (),
+        startup_trials: int = 10,
     ) -> None:
         import optuna
 
@@ -83,7 +86,7 @@ class Proposer:
         self._random = random.Random(f"{seed}:{len(done)}")
         self._study = study
         self._copy = optuna.create_study(
-            direction="maximize", sampler=make_sampler(kind, seed + len(done))
+            direction="maximize", sampler=make_sampler(kind, seed + len(done), startup_trials)
         )
         self._copy.add_trials(done)
         self._space = space

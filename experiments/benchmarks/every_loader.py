@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.every_loader [--clips DIR] [-o every_loader.json]
 
-The targets that `autotune` tunes, on the same clips, windows, frame size and batch size. A short
-tuning pass finds the best of a small grid of each; then every block runs each of them once, in a
-seeded random order, in fresh processes. Frames are extracted to JPEG files before; what that took
-is told beside the table. Run it alone on the machine.
+The targets that `autotune` tunes, on the same clips, windows, frame size and batch size, handing
+over the same batches. Each is tuned by the product's own sampler over the parameters that its
+target comes with, all with the same number of measurements; then every block runs each of them
+once, in a seeded random order, in fresh processes. Frames are extracted to JPEG files before; what
+that took is told beside the table. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autotune.exceptions import AutotuneError
-from autotune.media.decoders import DECODERS
+from autotune.exceptions import AutotuneError, InputError
 from autotune.media.native import library_environment
 from autotune.stats import ratio_interval
 from autotune.trial import Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set
-from experiments.benchmarks.contenders import Axis, Contender, threads
+from experiments.benchmarks.loader_field import FRAMES_TARGET, USUAL, contenders
 from experiments.benchmarks.loaders_report import Run, run_of
+from experiments.benchmarks.tuning import Searched, Tuned, tune
 
 WHY_UNAVAILABLE = """
 import json
 from autotune.media.decoders import why_unavailable
 print(json.dumps(why_unavailable()))
 """
-FRAMES_TARGET = "frames"
-"""The target whose data are the extracted frames."""
+RUN_OVERHEAD_SECONDS = 4.5
+"""What a run takes on two cores besides the time that is counted: imports, workers, the first
+batch, the end."""
 
 
 @dataclass(frozen=True)
@@ -68,54 +70,11 @@ def missing_decoders() -> dict[str, str]:
     return found
 
 
-def contenders(duration: float, workers: int, missing: Mapping[str, str]) -> list[Contender]:
-    """Every target, those that decode video with every decoder that is not missing."""
-    work: Params = {"subclip_duration": duration, "batch_size": 16}
-    work |= {"scale_algorithm": "fast_bilinear"}
-    processes: Axis = [{"num_workers": n} for n in range(workers + 2)]
-    pool: Axis = [{"num_threads": n} for n in (1, workers, workers + 1, 2 * workers, 4 * workers)]
-    decoding: Axis = [
-        {"num_fetch_threads": 4, "num_decode_threads": n}
-        for n in (workers, workers + 1, 2 * workers, 4 * workers)
-    ]
-    found = [
-        Contender(
-            "spdl_video",
-            "spdl_video",
-            {**work, "device": "cpu"},
-            [threads(workers), [{"gc_policy": "between_epochs"}]],
-            settings={"clips_per_fetch": 8},
-        )
-    ]
-    for decoder in DECODERS:
-        if decoder not in missing:
-            decoded = {**work, "decoder": decoder}
-            found.append(
-                Contender(
-                    f"torch_dataloader, {decoder}",
-                    "torch_dataloader",
-                    decoded,
-                    [processes, [{"prefetch_factor": 4}]],
-                )
-            )
-    found += [
-        Contender(
-            f"prefetch_cache, {decoder}", "prefetch_cache", {**work, "decoder": decoder},
-            [pool, [{"cache_batches": 4}, {"cache_batches": 16}]],
-        )
-        for decoder in ("pyav", "spdl")
-        if decoder not in missing
-    ]  # fmt: skip
-    found += [
-        Contender(
-            "frames, dataloader", FRAMES_TARGET, {**work, "reader": "dataloader"},
-            [processes, [{"prefetch_factor": 4}]],
-        ),
-        Contender(
-            "frames, spdl_threads", FRAMES_TARGET, {**work, "reader": "spdl_threads"}, [decoding]
-        ),
-    ]  # fmt: skip
-    return found
+def expected_minutes(contenders: int, options: argparse.Namespace) -> float:
+    """How long the comparison takes, extraction aside."""
+    tuning: float = options.tuning * (options.tuning_seconds + RUN_OVERHEAD_SECONDS)
+    blocks: float = options.rounds * (options.seconds + RUN_OVERHEAD_SECONDS)
+    return contenders * (tuning + blocks) / 60
 
 
 def extract(videos: Path, frames: Path, workers: int) -> Extraction:
@@ -156,25 +115,32 @@ class Comparison:
         self._runners = runners
         self._duration = duration
         self.runs: list[Run] = []
-        self.best: dict[str, Params] = {}
+        self.tuned: dict[str, Tuned] = {}
+        """Of every contender that could be measured."""
 
-    def tune(self, field: Sequence[Contender], seconds: float) -> None:
-        """Find the best of each grid."""
+    def tune(self, field: Sequence[Searched], measurements: int, seconds: float, seed: int) -> None:
+        """Find the best configuration of each, with the same number of measurements."""
         for contender in field:
             measure = partial(self._measure, contender, "tuning", 0, seconds)
-            self.best[contender.name] = contender.tune(measure)
+            found = tune(contender, measurements, seed, measure)
+            if found is None:
+                _common.say(f"{contender.name}: every measurement failed, it is left out")
+            else:
+                self.tuned[contender.name] = found
 
-    def blocks(self, field: Sequence[Contender], rounds: int, seconds: float, seed: int) -> None:
+    def blocks(self, field: Sequence[Searched], rounds: int, seconds: float, seed: int) -> None:
         """Run everyone once a block, in random order."""
         order = random.Random(seed)
+        running = [contender for contender in field if contender.name in self.tuned]
         for block in range(rounds):
-            shuffled = list(field)
+            shuffled = list(running)
             order.shuffle(shuffled)
             for contender in shuffled:
-                self._measure(contender, "block", block, seconds, self.best[contender.name])
+                params = self.tuned[contender.name].params
+                self._measure(contender, "block", block, seconds, params)
 
     def _measure(
-        self, contender: Contender, phase: str, block: int, seconds: float, params: Params
+        self, contender: Searched, phase: str, block: int, seconds: float, params: Params
     ) -> float | None:
         runner = self._runners[contender.target == FRAMES_TARGET]
         settings = {**_common.SETTINGS, **contender.settings}
@@ -188,45 +154,60 @@ class Comparison:
 
 def report(
     comparison: Comparison,
-    field: Sequence[Contender],
+    field: Sequence[Searched],
     extraction: Extraction,
     missing: Mapping[str, str],
 ) -> str:
     """The table, the fastest first, each beside `torch_dataloader` with PyAV of its own block."""
     rates = {c.name: _rates(comparison.runs, c.name) for c in field}
-    usual = rates["torch_dataloader, pyav"]
-    rows = []
-    for name, by_block in sorted(rates.items(), key=lambda item: -_middle(item[1])):
-        blocks = sorted(by_block.keys() & usual.keys())
-        ratio = None
-        if len(blocks) >= 2 and name != "torch_dataloader, pyav":
-            found = ratio_interval([by_block[b] for b in blocks], [usual[b] for b in blocks])
-            ratio = f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})"
-        mine = [r for r in comparison.runs if r.contender == name and r.phase == "block"]
-        firsts = [r.time_to_first_batch for r in mine if r.time_to_first_batch is not None]
-        tried = {key for c in field if c.name == name for axis in c.axes for a in axis for key in a}
-        rows.append(
-            [
-                name,
-                f"{_middle(by_block):.1f}",
-                f"{min(by_block.values()):.1f} to {max(by_block.values()):.1f}",
-                ratio,
-                f"{statistics.median(firsts):.2f}" if firsts else None,
-                _common.flags_of(comparison.best[name], *sorted(tried)),
-            ]
-        )
-    header = ["loader", "samples/s", "range", "/ torch_dataloader, pyav", "first batch (s)", "best"]
+    measured = sorted((c for c in field if rates[c.name]), key=lambda c: -_middle(rates[c.name]))
+    rows = [_row(comparison, c, rates[c.name], rates.get(USUAL, {})) for c in measured]
+    header = [
+        "loader", "samples/s (median)", "range", f"/ {USUAL} (95 % interval)", "first batch (s)",
+        "tuned parameters", "tuning measurements",
+    ]  # fmt: skip
     share = extraction.mebibytes / extraction.video_mebibytes
-    return "\n".join(
-        [
-            _common.markdown_table(header, rows),
-            "",
-            f"Frames on disk: {extraction.clips} clips, {extraction.mebibytes:.1f} MiB "
-            f"({share:.1f} times the videos), extracted in {extraction.seconds:.1f} s.",
-            f"Not usable here, so not compared: {', '.join(missing)}." if missing else "",
-            "",
-        ]
-    )
+    without = [c.name for c in field if not rates[c.name]]
+    lines = [
+        _common.markdown_table(header, rows),
+        "",
+        "Handed over by all: float32 in 0..1, [N, C, T, H, W] as a view of [N, T, H, W, C], "
+        f"{_common.SETTINGS['num_frames']} frames a sample.",
+        f"Frames on disk: {extraction.clips} clips, {extraction.mebibytes:.1f} MiB "
+        f"({share:.1f} times the videos), extracted in {extraction.seconds:.1f} s.",
+    ]
+    if without:
+        lines.append(f"Without a figure: {'; '.join(without)}.")
+    if missing:
+        lines.append(f"Not usable here, so not compared: {', '.join(missing)}.")
+    return "\n".join([*lines, ""])
+
+
+def _row(
+    comparison: Comparison,
+    contender: Searched,
+    by_block: Mapping[int, float],
+    usual: Mapping[int, float],
+) -> list[object]:
+    name = contender.name
+    blocks = sorted(by_block.keys() & usual.keys())
+    ratio = None
+    if len(blocks) >= 2 and name != USUAL:
+        found = ratio_interval([by_block[b] for b in blocks], [usual[b] for b in blocks])
+        ratio = f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})"
+    mine = [r for r in comparison.runs if r.contender == name and r.phase == "block"]
+    firsts = [r.time_to_first_batch for r in mine if r.time_to_first_batch is not None]
+    tuned = comparison.tuned[name]
+    failed = f" ({tuned.failed} failed)" if tuned.failed else ""
+    return [
+        name,
+        f"{_middle(by_block):.1f}",
+        f"{min(by_block.values()):.1f} to {max(by_block.values()):.1f}",
+        ratio,
+        f"{statistics.median(firsts):.2f}" if firsts else None,
+        contender.shown(tuned.params),
+        f"{tuned.measurements}{failed}",
+    ]
 
 
 def _rates(runs: Sequence[Run], name: str) -> dict[int, float]:
@@ -241,33 +222,58 @@ def _middle(by_block: Mapping[int, float]) -> float:
     return statistics.median(by_block.values())
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    found.add_argument("--clips", type=Path, default=_common.SHARED_CLIPS)
+    found.add_argument("--links", type=int, default=64, help="size of the data set")
+    found.add_argument("--duration", type=float, default=0.5, help="of a window, seconds")
+    found.add_argument("--seconds", type=float, default=3.0, help="length of a block's run")
+    found.add_argument("--rounds", type=int, default=8, help="interleaved blocks")
+    found.add_argument("--tuning", type=int, default=14, help="measurements to tune each with")
+    found.add_argument("--tuning-seconds", type=float, default=1.5, help="length of each")
+    found.add_argument("--only", nargs="+", metavar="NAME", help="contenders, by name")
+    found.add_argument("--workers", type=int, default=2, help="cores to tune around")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("-o", "--output", type=Path, help="JSON file; a .md is written beside it")
+    return found
+
+
+def chosen(field: Sequence[Searched], names: Sequence[str] | None) -> list[Searched]:
+    """Those asked for.
+
+    Raises:
+        InputError: if one of the names is no contender's.
+    """
+    accepted = [contender.name for contender in field]
+    for name in names or ():
+        if name not in accepted:
+            raise InputError(f"--only: {name!r} is no contender; accepted: {'; '.join(accepted)}")
+    return [c for c in field if names is None or c.name in names]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; 0, or 2 where the input is wrong."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clips", type=Path, default=_common.SHARED_CLIPS)
-    parser.add_argument("--links", type=int, default=64, help="size of the data set")
-    parser.add_argument("--duration", type=float, default=0.5, help="of a window, seconds")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a block's run")
-    parser.add_argument("--tuning-seconds", type=float, default=1.5)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved blocks")
-    parser.add_argument("--workers", type=int, default=2, help="cores to tune around")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="JSON file; a .md is written beside it")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
+    started = time.monotonic()
     try:
         with _common.scratch_folder("every_loader") as scratch:
+            missing = missing_decoders()
+            for decoder, reason in missing.items():
+                _common.say(f"left out: {decoder}: {reason}")
+            field = chosen(contenders(options.duration, options.workers, missing), options.only)
+            _common.say(
+                f"{len(field)} contenders, {options.tuning} runs to tune each and {options.rounds} "
+                f"blocks: about {expected_minutes(len(field), options):.0f} minutes alone"
+            )
             videos, names = linked_set(options.clips, scratch / "videos", options.links)
             extraction = extract(videos, scratch / "frames", options.workers)
             runners = {
                 False: _common.Runner(videos, scratch, seed=options.seed),
                 True: _common.Runner(scratch / "frames", scratch, seed=options.seed),
             }
-            missing = missing_decoders()
-            for decoder, reason in missing.items():
-                _common.say(f"left out: {decoder}: {reason}")
-            field = contenders(options.duration, options.workers, missing)
             comparison = Comparison(runners, options.duration)
-            comparison.tune(field, options.tuning_seconds)
+            comparison.tune(field, options.tuning, options.tuning_seconds, options.seed)
             comparison.blocks(field, options.rounds, options.seconds, options.seed)
     except AutotuneError as error:
         _common.say(f"error: {error}")
@@ -282,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "clips": names,
             "missing_decoders": missing,
             "extraction": asdict(extraction),
-            "best": comparison.best,
+            "tuned": {name: asdict(tuned) for name, tuned in comparison.tuned.items()},
+            "minutes": round((time.monotonic() - started) / 60, 1),
             "runs": [asdict(run) for run in comparison.runs],
         }
         _common.write_json(options.output, document)
