@@ -9,8 +9,8 @@ import typer
 
 from autotune.cli import figures
 from autotune.cli.decoders import print_decoder_table
-from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note
-from autotune.cli.live import outcome_line
+from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note, stderr_console
+from autotune.cli.live import OnceObserver, run_line
 from autotune.cli.options import (
     DataDirOption,
     FormatOption,
@@ -178,8 +178,14 @@ def compare(
     settings = CompareSettings(timeout=seconds(timeout, "--timeout"), **chosen)
     sides = read_sides(a, b, storage=storage_url(storage), overrides=overrides, values=given)
     signal = StopSignal()
+    console = stderr_console()
     with StopOnSignals(signal) as stopping:
-        outcome = compare_sides(sides, settings, observer=_Lines(stopping), signal=signal)
+        if console.is_terminal and not console.is_dumb_terminal:
+            with OnceObserver(stopping.started, console, tells_runs=True) as view:
+                stopping.tell = view.later
+                outcome = compare_sides(sides, settings, observer=view, signal=signal)
+        else:
+            outcome = compare_sides(sides, settings, observer=_Lines(stopping), signal=signal)
     result = compared_figures(outcome).model_dump(mode="json")
     emit_object(result, _lines(), fmt)
     raise typer.Exit(_status(result, outcome.interrupted))
@@ -214,8 +220,7 @@ class _Lines(StudyObserver):
         interval: tuple[float, float] | None,
         progress: StudyProgress,
     ) -> None:
-        line = outcome_line(label, params, result, interval, progress.num_samples, None)
-        note(line.partition("; ")[0] if result.state == "finished" else line)
+        note(run_line(label, params, result, progress.num_samples))
 
     def note(self, message: str) -> None:
         note(message)
@@ -233,7 +238,8 @@ def _status(result: JsonObject, interrupted: bool) -> int:
             note(failure["advice"])
         return 1
     if result["ratio"] is None:
-        note(f"Error: {result['blocks']} blocks are too few for a ratio; raise --timeout")
+        made = figures.counted(result["blocks"], "block")
+        note(f"Error: {made} gave no ratio; raise --timeout")
         return 1
     return 0
 

@@ -225,8 +225,9 @@ def winner_lines(winner: JsonObject) -> list[str]:
             "Keep the baseline's flags."
         )
     else:
-        ratio = columns.gain_line(trial) if baseline else "no baseline to compare with"
-        lines.append(f"Best so far, not verified: trial {trial['number']}, {ratio}")
+        ratio = columns.gain_line(trial) if baseline else ""
+        ratio = ratio or "not verified, and no baseline to compare with"
+        lines.append(f"Best so far: trial {trial['number']}, {ratio}")
     return [*lines, f"Flags of trial {trial['number']}: {winner['flags']}"]
 
 

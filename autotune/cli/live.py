@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from autotune.cli import figures
 from autotune.cli.formatting import note, stderr_console
-from autotune.study.observer import CEILING_PHASE, StudyObserver, StudyProgress
+from autotune.study.observer import CEILING_PHASE, NO_STUDY, StudyObserver, StudyProgress
 from autotune.trial import (
     BuiltEvent,
     Event,
@@ -290,12 +290,13 @@ class LiveObserver(StudyObserver):
                 Text(f"{label}, {stage}, {figures.duration(now - started)}"),
             )
             loads = progress is None or progress.phase != CEILING_PHASE
+            compares = loads and (progress is None or progress.phase != NO_STUDY)
             if rate is not None:
                 epoch = ""
                 if loads and progress is not None and progress.num_samples and rate > 0:
                     epoch = f", epoch {figures.duration(progress.num_samples / rate)}"
                 lines.add_row("", Text(f"{figures.rate(rate, low, high)}{epoch}", style="bold"))
-            if loads:
+            if compares:
                 lines.add_row("", Text(figures.changes(params, self._baseline), style="cyan"))
         if progress is not None and progress.best_rate is not None:
             lines.add_row(Text("best"), Text(self._best_text(progress), style="green"))
@@ -323,11 +324,60 @@ class LiveObserver(StudyObserver):
         return f"{text}, epoch {figures.epoch_change(samples / baseline, samples / best)}"
 
 
+class OnceObserver(LiveObserver):
+    """The view of measurements that belong to no study: there is no baseline, and no best."""
+
+    def __init__(
+        self,
+        on_started: Callable[[], None],
+        console: Console | None = None,
+        *,
+        tells_runs: bool = False,
+    ) -> None:
+        """Args:
+        on_started: called once the machine was looked at and the measuring begins.
+        tells_runs: leave a line of each run that ended.
+        """
+        super().__init__({}, on_started, console)
+        self._tells_runs = tells_runs
+
+    def study_started(
+        self, name: str, resumed: bool, nodes: list[NodeInfo], searched: list[str], sampler: str
+    ) -> None:
+        self._on_started()
+        with self._lock:
+            self._shown.title = name
+
+    def measurement_finished(
+        self,
+        uuid: str,
+        label: str,
+        params: Params,
+        result: TrialResult,
+        interval: tuple[float, float] | None,
+        progress: StudyProgress,
+    ) -> None:
+        with self._lock:
+            self._shown.current.pop(uuid, None)
+        if self._tells_runs:
+            self.note(run_line(label, params, result, progress.num_samples))
+
+
+def run_line(label: str, params: Params, result: TrialResult, num_samples: int) -> str:
+    """One finished run of a configuration that the user named: without its parameters, unless it
+    failed."""
+    line = outcome_line(label, params, result, None, num_samples, None)
+    return line.partition("; ")[0] if result.state == "finished" else line
+
+
 def _headline(title: str, progress: StudyProgress | None, since: float) -> RenderableType:
     from rich.text import Text
 
     if progress is None:
         return Text(title, style="bold")
+    if progress.phase == NO_STUDY:
+        elapsed = figures.duration(progress.elapsed + since)
+        return Text.assemble((title, "bold"), f"  {elapsed} elapsed")
     left = None if progress.time_left is None else max(0.0, progress.time_left - since)
     parts = [
         progress.phase,

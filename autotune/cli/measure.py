@@ -8,7 +8,7 @@ import typer
 
 from autotune.cli import figures
 from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note, stderr_console
-from autotune.cli.live import LiveObserver
+from autotune.cli.live import OnceObserver
 from autotune.cli.options import (
     DataDirOption,
     FormatOption,
@@ -83,7 +83,6 @@ def measure(
       autotune measure spdl_video --data-dir clips --set target.num_frames=8
       autotune measure spdl_video --data-dir clips --consumer train_step -f json
     """
-    from autotune.config import resolve
     from autotune.measure import measure as measure_once
     from autotune.measure import measure_experiment, measured_figures
     from autotune.study.run import StopSignal
@@ -103,13 +102,12 @@ def measure(
         given.setdefault("measurement.max_seconds", LOCATE_SECONDS)
         given["measurement.min_seconds"] = given["measurement.max_seconds"]
     experiment = measure_experiment(target, context.args, overrides, given)
-    baseline = resolve(experiment).baseline
     looks = LOCATE_INTERVAL if locate else None
     signal = StopSignal()
     console = stderr_console()
     with publishing_to(live), StopOnSignals(signal) as stopping:
         if console.is_terminal and not console.is_dumb_terminal:
-            with LiveObserver(baseline, stopping.started, console) as view:
+            with OnceObserver(stopping.started, console) as view:
                 stopping.tell = view.later
                 outcome = measure_once(
                     experiment, observer=view, signal=signal, locate_seconds=looks

@@ -9,6 +9,9 @@ from autotune.trial import Event, NodeInfo, Params, TrialResult
 CEILING_PHASE = "ceilings"
 """Phase in which what is measured is no loader."""
 
+NO_STUDY = ""
+"""Phase of a measurement that belongs to no study."""
+
 
 @dataclass(frozen=True)
 class StudyProgress:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autotune.cli.live import LiveObserver, PlainObserver
+from autotune.cli.live import LiveObserver, OnceObserver, PlainObserver
+from autotune.measure import once_progress
 from autotune.study.observer import StudyProgress
 from autotune.trial import (
     Failure,
@@ -96,6 +97,28 @@ def test_it_shows_what_is_measured_and_the_best_so_far() -> None:
     assert "kinetics  search | 7/20 trials done | 10 min elapsed | 31 min left" in text
     assert "trial 4: 128 samples/s, ~8.00x the baseline, epoch 4 h 10 min -> 31 min" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_a_measurement_of_no_study_is_shown_without_one() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=80, color_system=None)
+    started = threading.Event()
+    view = OnceObserver(started.set, console, tells_runs=True)
+    once = once_progress("compare", NODE)
+    view.study_started("compare", False, [NODE], [], "none")
+    assert started.is_set()
+    view.measurement_started("u", "block 1/6 A", params(), once)
+    view.measurement_event("u", window(100.0))
+    with console.capture() as capture:
+        console.print(view.render())
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert lines[0].startswith("compare  ")
+    assert lines[0].endswith(" elapsed")
+    assert lines[1].startswith("now      block 1/6 A, measuring, ")
+    assert lines[2] == "         100 samples/s (90.0 to 110), epoch 40 min"
+    assert len(lines) == 3, "no trials, no baseline, no best"
+    view.measurement_finished("u", "block 1/6 A", params(), result("u", 100.0), None, once)
+    assert file.getvalue() == "block 1/6 A: 100 samples/s, epoch 40 min\n"
 
 
 def test_it_shows_the_last_measurements_with_their_failures() -> None:
