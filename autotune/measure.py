@@ -14,7 +14,7 @@ from autotune.executors.local import LocalExecutor
 from autotune.repeats import half_width, warning
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, PRIOR_WITHIN, published_interval
 from autotune.study.launching import probe_nodes
-from autotune.study.observer import StudyObserver, StudyProgress
+from autotune.study.observer import NO_STUDY, StudyObserver, StudyProgress
 from autotune.study.run import StopSignal, specification
 from autotune.trial import (
     Contamination,
@@ -219,6 +219,7 @@ def once_progress(name: str, node: NodeInfo, elapsed: float = 0.0) -> StudyProgr
         best_rate=None,
         baseline_rate=None,
         num_samples=node.num_samples,
+        phase=NO_STUDY,
     )
 
 
