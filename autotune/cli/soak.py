@@ -110,12 +110,13 @@ def soak(
     values: dict[str, Any] = {"seed": seed, "target.data_dir": data_dir and str(data_dir)}
     given = {key: value for key, value in values.items() if value is not None}
     side = read_side(what, "WHAT", storage=storage_url(storage), overrides=overrides, values=given)
-    settings = SoakSettings(length, line, locate, output or _default_file(what))
+    file = output or _default_file(what)
+    settings = SoakSettings(length, line, locate, file)
     signal = StopSignal()
     with (
         publishing_to(live),
         StopOnSignals(signal, _tell) as stopping,
-        _View(stopping, length) as view,
+        _View(stopping, length, line, file) as view,
     ):
         outcome = soak_side(
             side, settings, observer=view, signal=signal, on_sample=view.interval_ended
@@ -137,17 +138,22 @@ def _tell(message: str) -> None:
 class _View(StudyObserver):
     """On a terminal one line that is redrawn; in a pipe a line an interval."""
 
-    def __init__(self, stopping: StopOnSignals, length: float) -> None:
+    def __init__(self, stopping: StopOnSignals, length: float, interval: float, file: Path) -> None:
         from rich.live import Live
 
         self._stopping = stopping
         self._length = length
+        self._begins = (
+            f"Runs for {figures.duration(length)}; a line every {figures.duration(interval)} goes "
+            f"to {file}."
+        )
         console = stderr_console()
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(console=console, auto_refresh=False, transient=True)
         self._begun: float | None = None
         self._rates: dict[int, float] = {}
+        self._failed = 0
 
     def __enter__(self) -> _View:
         if self._live is not None:
@@ -160,6 +166,7 @@ class _View(StudyObserver):
 
     def study_started(self, *_: Any, **__: Any) -> None:
         self._stopping.started()
+        note(self._begins)
 
     def note(self, message: str) -> None:
         note(message)
@@ -172,28 +179,35 @@ class _View(StudyObserver):
         window = event.window
         self._begun = window.start if self._begun is None else self._begun
         self._rates[window.rank] = window.samples / (window.end - window.start)
-        rate = sum(self._rates.values())
-        memory = "" if event.memory_gib is None else f", {event.memory_gib * 1024:,.0f} MiB"
-        text = f"{_passed(window.end - self._begun, self._length)}: {figures.rate(rate)}{memory}"
+        self._failed += window.failed
+        shown = {
+            "samples_per_second": sum(self._rates.values()),
+            "memory_mib": None if event.memory_gib is None else 1024 * event.memory_gib,
+            "processes": event.processes,
+            "failed": self._failed,
+        }
+        text = _line_text(window.end - self._begun, self._length, shown)
         self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def interval_ended(self, sample: SoakSample) -> None:
         """A line of the file was written."""
         if self._live is None:
-            passed = _passed(sample.seconds, self._length)
-            note(f"{passed}: {_sample_text(sample.model_dump())}")
+            note(_line_text(sample.seconds, self._length, sample.model_dump()))
 
 
-def _passed(done: float, length: float) -> str:
-    return f"{figures.duration(done)} of {figures.duration(length)}"
-
-
-def _sample_text(sample: JsonObject) -> str:
-    text = figures.rate(sample["samples_per_second"])
+def _line_text(done: float, length: float, sample: JsonObject) -> str:
+    """``0:18:32 of 1:40:00: 144 samples/s, 812 MiB, processes: 2``."""
+    text = f"{_clock(done)} of {_clock(length)}: {figures.rate(sample['samples_per_second'])}"
     if sample["memory_mib"] is not None:
         text += f", {sample['memory_mib']:,.0f} MiB, processes: {sample['processes']}"
     failed = sample["failed"]
     return f"{text}, {figures.counted(failed, 'failed sample')}" if failed else text
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds: lines half a minute apart differ also after an hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _status(result: JsonObject) -> int:
@@ -226,7 +240,8 @@ def _lines() -> list[Column]:
 def _ran(row: JsonObject) -> str:
     samples = figures.counted(row["samples"], "sample")
     rate = figures.rate(row["samples_per_second"])
-    return f"{_passed(row['seconds'], row['seconds_asked'])}, {samples}, {rate}"
+    done, asked = figures.duration(row["seconds"]), figures.duration(row["seconds_asked"])
+    return f"{done} of {asked}, {samples}, {rate}"
 
 
 def _rate(row: JsonObject) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from autotune.cli.soak import _lines, _status, _verdict
+from autotune.cli.soak import _line_text, _lines, _status, _verdict
 from autotune.soak import SoakFigures
 from tests.studies import ROOT, Run
 
@@ -92,6 +93,15 @@ def test_what_holds_is_said_with_its_intervals() -> None:
     assert _status(figures()) == 0
 
 
+def test_a_line_of_a_long_run_tells_its_second_and_what_failed() -> None:
+    sample = {"samples_per_second": 144.2, "memory_mib": 1812.4, "processes": 3, "failed": 0}
+    line = _line_text(18 * 60 + 32.9, 36_000.0, sample)
+    assert line == "0:18:32 of 10:00:00: 144 samples/s, 1,812 MiB, processes: 3"
+    unknown = sample | {"memory_mib": None, "failed": 2}
+    line = _line_text(18 * 60 + 32.9, 36_000.0, unknown)
+    assert line == "0:18:32 of 10:00:00: 144 samples/s, 2 failed samples"
+
+
 def test_a_leak_is_said_with_its_rate_the_hours_left_and_who_holds_it() -> None:
     row = figures(
         holds=False, memory=LEAK, growing=[GROWING], mib_per_1000_batches=22.4, interrupted=True
@@ -158,9 +168,12 @@ def test_ctrl_c_ends_with_the_verdict_so_far(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stderr is not None
+    first = process.stderr.readline()
+    assert first == "Runs for 2 h 00 min; a line every 1.0 s goes to out.jsonl.\n"
     for _ in range(2):  # two intervals
         line = process.stderr.readline()
-        assert " samples/s, " in line, line + process.stderr.read()
+        told = re.match(r"0:00:\d\d of 2:00:00: [\d.]+ samples/s, ", line)
+        assert told, line + process.stderr.read()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
