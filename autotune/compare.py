@@ -20,7 +20,7 @@ from autotune.repeats import disturbed
 from autotune.sides import Side, Sides
 from autotune.stats import FIRST_BLOCKS, MAX_BLOCKS, MIN_RATIO_HALF_WIDTH, mean_interval
 from autotune.study.blocks import Blocks
-from autotune.study.launching import probe_nodes
+from autotune.study.nodes import probe_nodes
 from autotune.study.observer import StudyObserver
 from autotune.study.run import StopSignal, specification
 from autotune.trial import Failure, NodeInfo, TrialResult, Value

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from autotune.config import Experiment, Plan, resolve
-from autotune.samplers import Proposer, choose
+from autotune.samplers import Proposer, choose, quiet_optuna
 from autotune.storage import Database
 from autotune.study.launching import enqueue, enqueue_from
 from autotune.study.verification import verification_runs
@@ -47,7 +47,7 @@ def dry_run(experiment: Experiment, first: int = 8, storage: str | None = None) 
     plan = resolve(experiment)
     names = machine.names()
     kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quiet_optuna()
     study = optuna.create_study(direction="maximize")
     proposer = Proposer(study, plan.searched, names, kind, experiment.seed)
     enqueue(proposer, plan)

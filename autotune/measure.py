@@ -13,7 +13,7 @@ from autotune.executors.base import Executor, Job
 from autotune.executors.local import LocalExecutor
 from autotune.repeats import half_width, warning
 from autotune.stats import PRIOR_BETWEEN_DOF, PRIOR_BETWEEN_SD, PRIOR_WITHIN, published_interval
-from autotune.study.launching import probe_nodes
+from autotune.study.nodes import probe_nodes
 from autotune.study.observer import NO_STUDY, StudyObserver, StudyProgress
 from autotune.study.run import StopSignal, specification
 from autotune.trial import (

@@ -54,6 +54,11 @@ def load(group: Group, name: str) -> Any:
         InputError: if there is no such name, listing those there are.
         UnsupportedError: if it cannot be imported, with the cause.
     """
+    # What comes with autotune cannot be replaced, so it is found without reading the metadata of
+    # every installed package.
+    built_in = _BUILT_IN[group].get(name)
+    if built_in is not None:
+        return _import(group, name, built_in)
     locations = _locations(group)
     if name not in locations:
         kind = group.removesuffix("s")

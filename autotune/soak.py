@@ -24,7 +24,7 @@ from autotune.measure import once_progress, wait_for
 from autotune.memory import memory_trend
 from autotune.sides import Side
 from autotune.stats import MIN_GROWTH_SECONDS, Course, slope
-from autotune.study.launching import probe_nodes
+from autotune.study.nodes import probe_nodes
 from autotune.study.observer import StudyObserver
 from autotune.study.run import StopSignal, specification
 from autotune.system import machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from autotune.exceptions import InputError
 from autotune.search_space import SearchSpace
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler, GPSampler
+    from optuna.samplers import BaseSampler
 
 SAMPLERS = ("auto", "tpe", "gp", "random", "qmc", "grid")
+
+STARTUP_TRIALS = 10
+"""So many trials are drawn at random, or were enqueued, before a sampler learns from them."""
 
 GP_MAX_TRIALS = 300
 """A Gaussian process costs the cube of the trials; beyond this TPE proposes faster and as well."""
@@ -45,7 +49,7 @@ def choose(kind: str, space: SearchSpace, trials: int | None) -> str:
     return "gp" if trials is None or trials <= GP_MAX_TRIALS else "tpe"
 
 
-def make_sampler(kind: str, seed: int, startup_trials: int = 10) -> BaseSampler:
+def make_sampler(kind: str, seed: int, startup_trials: int = STARTUP_TRIALS) -> BaseSampler:
     """An Optuna sampler.
 
     ``grid`` is enumerated by the `Proposer` itself (Optuna's GridSampler measures an enqueued
@@ -69,14 +73,9 @@ def make_sampler(kind: str, seed: int, startup_trials: int = 10) -> BaseSampler:
                 n_startup_trials=startup_trials,
             )
         if kind == "gp":
-            sampler = optuna.samplers.GPSampler(
-                seed=seed,
-                n_startup_trials=startup_trials,
-                deterministic_objective=False,
-                warn_independent_sampling=False,
-                independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-            )
-            return _quicker(sampler)
+            from autotune.samplers.gaussian_process import DiscreteGPSampler
+
+            return DiscreteGPSampler(seed, startup_trials)
         if kind == "qmc":
             return optuna.samplers.QMCSampler(
                 seed=seed,
@@ -87,31 +86,36 @@ def make_sampler(kind: str, seed: int, startup_trials: int = 10) -> BaseSampler:
     raise InputError(f"sampler: {kind!r} is not known; accepted: {', '.join(SAMPLERS)}")
 
 
-@contextmanager
-def one_thread(kind: str) -> Iterator[None]:
-    """While a sampler that computes with torch proposes, torch has one thread.
+def quiet_optuna() -> None:
+    """Optuna tells every study and trial on standard error; ours are told by the observers."""
+    import optuna
 
-    Its matrices are small, and threads that wait for each other wait for whatever else runs: with
-    two threads on two busy cores a proposal took 2 to 20 s instead of 0.4 s.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@contextmanager
+def warming_up(kind: str, trials: int | None) -> Iterator[None]:
+    """Meanwhile, load what the first proposal that is computed needs, in a thread.
+
+    That takes some seconds, in which the machine would wait; during a measurement it would
+    disturb. So it is done beside what waits for other things anyway, and over at the end.
+
+    Args:
+        kind: as for `make_sampler`.
+        trials: the budget's; too few and nothing is ever computed.
     """
-    if kind != "gp":
+    if kind != "gp" or (trials is not None and trials <= STARTUP_TRIALS):
         yield
         return
-    import torch
-
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
+    thread = threading.Thread(target=_rehearse, name="warm-up of the sampler", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        torch.set_num_threads(usual)
+        thread.join()
 
 
-def _quicker(sampler: GPSampler) -> GPSampler:
-    """The same with fewer restarts of its acquisition search: a proposal takes 0.2 s instead of
-    0.6 s on two cores, while the machine waits. Optuna has no public setting for it; where its
-    attributes have other names the sampler is as it was."""
-    for name, value in (("_n_local_search", 3), ("_n_preliminary_samples", 1024)):
-        if hasattr(sampler, name):
-            setattr(sampler, name, value)
-    return sampler
+def _rehearse() -> None:
+    from autotune.samplers.gaussian_process import rehearse
+
+    rehearse()

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
-from autotune.samplers.factory import make_sampler, one_thread
+from autotune.samplers.factory import STARTUP_TRIALS, make_sampler
 from autotune.search_space import Parameter, SearchSpace
 from autotune.trial import Params, Scalar
 
@@ -77,7 +77,7 @@ class Proposer:
         kind: str,
         seed: int,
         figure_constraints: Iterable[str] = (),
-        startup_trials: int = 10,
+        startup_trials: int = STARTUP_TRIALS,
     ) -> None:
         import optuna
 
@@ -142,9 +142,8 @@ class Proposer:
         if self._kind == "grid":
             return None
         for _ in range(MAX_REJECTIONS_GP if self._kind == "gp" else MAX_REJECTIONS):
-            with one_thread(self._kind):
-                copy = self._copy.ask()
-                params = self._suggest(copy)
+            copy = self._copy.ask()
+            params = self._suggest(copy)
             key = self._space.canonical(params)
             number, value = self._measured.get(key, (None, None))
             if number is not None and value is not None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.config import Experiment, Plan, difference, identity, resolve
 from autotune.exceptions import (
     AutotuneError,
-    InputError,
     StorageError,
     StudyConflict,
-    UnsupportedError,
 )
 from autotune.executors.base import Executor
-from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_executor
-from autotune.samplers import Proposer, choose
+from autotune.samplers import Proposer, choose, quiet_optuna, warming_up
 from autotune.samplers.proposer import ORIGIN
 from autotune.search_space import SearchSpace
 from autotune.storage import Database, StudyRecord, TrialRecord
@@ -32,6 +27,7 @@ from autotune.study.ceilings import measure_ceilings
 from autotune.study.constraints import broken_limits, figure_limits, recorded_excesses
 from autotune.study.ignored import ignored_warnings
 from autotune.study.narrowing import narrowed
+from autotune.study.nodes import probe_nodes, refuse_other, refuse_unlike
 from autotune.study.noise import NoiseFloor, measure_noise_floor
 from autotune.study.observer import StudyObserver
 from autotune.study.run import Ending, State, StopSignal, StudyRun
@@ -39,7 +35,7 @@ from autotune.study.search import Search
 from autotune.study.verification import verify_study
 from autotune.study.warm_start import configurations_from
 from autotune.study.workloads import workload_baselines
-from autotune.trial import PROBE_SECONDS, NodeInfo, ProbeRequest
+from autotune.trial import NodeInfo
 
 if TYPE_CHECKING:
     import optuna
@@ -149,45 +145,6 @@ def enqueue_from(proposer: Proposer, plan: Plan, database: Database) -> list[str
     return notes
 
 
-def cache_dir() -> Path:
-    """Where manifests are kept: ``$XDG_CACHE_HOME/autotune``, by default ``~/.cache/autotune``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "autotune"
-
-
-def probe_nodes(
-    executor: Executor, plan: Plan, study_uuid: str, timeout_seconds: float = PROBE_SECONDS
-) -> list[NodeInfo]:
-    """Bring an executor up and ask its nodes what measuring this plan needs to know.
-
-    Args:
-        timeout_seconds: a node that has not answered by then is refused.
-
-    Raises:
-        InputError, UnsupportedError: if a node cannot measure it.
-    """
-    nodes = executor.start(
-        ProbeRequest(
-            study=study_uuid,
-            target=plan.experiment.target.name,
-            params=plan.given(plan.baseline),
-            settings=plan.settings,
-            data_dir=None if plan.data_dir is None else str(plan.data_dir),
-            cache_dir=str(cache_dir()),
-            seed=plan.experiment.seed,
-            page_cache=plan.experiment.measurement.page_cache,
-            max_seconds=plan.experiment.measurement.max_seconds,
-            timeout_seconds=timeout_seconds,
-        )
-    )
-    for node in nodes:
-        if node.error is not None:
-            where = f"{node.node}: " if len(nodes) > 1 else ""
-            kind = InputError if node.error_kind == "input" else UnsupportedError
-            raise kind(f"{where}{node.error}")
-    return nodes
-
-
 def _space_of(record: StudyRecord | None) -> SearchSpace | None:
     """The space that an existing study was begun with."""
     return None if record is None else SearchSpace.from_dict(record.space, f"study {record.name!r}")
@@ -228,13 +185,16 @@ class _Launch:
         try:
             if record is not None:
                 self._take_over(record)
-            nodes = self._probe(study_uuid)
+            quiet_optuna()
+            with warming_up(self._sampler_kind(), self._plan.experiment.budget.trials):
+                nodes = self._probe(study_uuid)
             plan, left_out = narrowed(self._plan, nodes, _space_of(record))
             if record is None:
                 record = self._create(study_uuid, nodes[0], plan.searched)
                 self._acquire(record)
             else:
-                self._refuse_other_machine(record, nodes[0])
+                before = self._database.study_fingerprints(record.id)
+                refuse_other(record.name, before, nodes[0].fingerprint)
                 self._database.update_experiment(record.id, self._plan.experiment.to_dict())
                 self._database.clear_requests(record.id)
             self._plan = plan
@@ -305,27 +265,16 @@ class _Launch:
         self._database.end_launch(record.id, self._owner, state, reason, run.unsaved_seconds)
         self._database.flush_spool()  # no later measurement of this launch does it
 
+    def _sampler_kind(self) -> str:
+        experiment = self._plan.experiment
+        return choose(experiment.sampler, self._plan.searched, experiment.budget.trials)
+
     def _probe(self, study_uuid: str) -> list[NodeInfo]:
         nodes = probe_nodes(self._executor, self._plan, study_uuid)
         for node in nodes:
             for text in node.warnings:
                 self._observer.note(text)
-        first = nodes[0]
-        if any(n.manifest_hash != first.manifest_hash for n in nodes):
-            raise InputError(
-                "target.data_dir: the nodes see different data ("
-                + ", ".join(f"{n.node}: {n.num_samples} files" for n in nodes)
-                + "); mount the same data set on every node"
-            )
-        for node in nodes[1:]:
-            lines = fingerprint_difference(
-                node.node, first.fingerprint.machine, node.fingerprint.machine
-            )
-            if lines:
-                raise InputError(
-                    "executor: figures of different machines do not compare, and these nodes "
-                    "differ:\n  " + "\n  ".join(lines) + "\nUse nodes of one kind."
-                )
+        refuse_unlike(nodes)
         return nodes
 
     def _create(self, study_uuid: str, node: NodeInfo, searched: SearchSpace) -> StudyRecord:
@@ -343,29 +292,13 @@ class _Launch:
             data=node.fingerprint.data,
         )
 
-    def _refuse_other_machine(self, record: StudyRecord, node: NodeInfo) -> None:
-        before = self._database.study_fingerprints(record.id)
-        now = (node.fingerprint.machine, node.fingerprint.data)
-        lines = [
-            line
-            for label, old, new in zip(("machine", "data"), before, now, strict=True)
-            if old is not None
-            for line in fingerprint_difference(label, old, new)
-        ]
-        if lines:
-            raise StudyConflict(
-                f"study {record.name!r} was measured on another machine or other data; "
-                "what differs:\n  " + "\n  ".join(lines) + "\nUse another --study-name."
-            )
-
     def _prepare(self, record: StudyRecord, nodes: list[NodeInfo]) -> tuple[StudyRun, Search]:
         """Everything between an open study and its first trial."""
         import optuna
 
         plan = self._plan
         experiment = plan.experiment
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        kind = choose(experiment.sampler, plan.searched, experiment.budget.trials)
+        kind = self._sampler_kind()
         study = optuna.create_study(
             storage=self._database.optuna_storage(),
             study_name=record.optuna_study_name,

@@ -27,7 +27,7 @@ from autotune import stats
 from autotune.config import experiment_from, resolve
 from autotune.exceptions import InputError
 from autotune.executors.local import LocalExecutor
-from autotune.study.launching import probe_nodes
+from autotune.study.nodes import probe_nodes
 from autotune.study.run import specification
 from autotune.trial import ConsumerSpec, MeasurementSettings, TrialResult
 from experiments.benchmarks import _common

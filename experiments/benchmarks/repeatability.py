@@ -27,7 +27,7 @@ from autotune.metadata import fingerprint_difference
 from autotune.plugins import load_executor
 from autotune.stats import ratio_interval
 from autotune.storage import Database, StudyRecord, TrialRecord
-from autotune.study.launching import probe_nodes
+from autotune.study.nodes import probe_nodes
 from autotune.study.run import specification
 from autotune.trial import NodeInfo
 from experiments.benchmarks import _common

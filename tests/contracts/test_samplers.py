@@ -85,13 +85,13 @@ def test_a_gaussian_process_computes_in_one_thread_and_leaves_torch_as_it_was(
 ) -> None:
     import torch
 
-    threads, sample = [], optuna.samplers.GPSampler.sample_relative
+    threads, search = [], optuna.samplers.GPSampler._sample_relative_impl
 
     def noted(*args: Any) -> dict[str, Any]:
         threads.append(torch.get_num_threads())
-        return sample(*args)
+        return search(*args)
 
-    monkeypatch.setattr(optuna.samplers.GPSampler, "sample_relative", noted)
+    monkeypatch.setattr(optuna.samplers.GPSampler, "_sample_relative_impl", noted)
     usual = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
