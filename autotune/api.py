@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from autotune.search_space import SearchSpace
     from autotune.study.observer import StudyObserver
     from autotune.study.run import StopSignal
+    from autotune.trial import Value
 
 
 class Trial(TrialFigures):
@@ -211,13 +212,15 @@ class Study:
             where: only trials for which this expression over parameters and figures holds.
 
         Raises:
-            InputError: if no trial has a figure, or ``where`` is malformed.
+            InputError: if no trial has a figure, ``where`` is malformed, or ``top`` below 1.
         """
         from autotune.expressions import Expression
 
+        if top < 1:
+            raise InputError(f"top: {top} is not accepted; accepted: 1 or more")
         condition = None if where is None else Expression.parse(where, "where")
         with self._database() as (database, record):
-            groups = database.best(record.id, top=ALL if top >= 1 else top, where=condition)
+            groups = database.best(record.id, top=ALL, where=condition)
             if not groups:
                 raise InputError(
                     f"study {self.name!r} has no trial with a figure"
@@ -266,7 +269,7 @@ class Study:
                     seconds = window.end - window.start
                     rate = window.samples / seconds if seconds > 0 else None
                     rows.append({**where, "role": run.role, **values, "samples_per_second": rate})
-        return _frame(rows, None)
+        return _frame(rows)
 
     def export(
         self, format: str = "flags", trial: int | None = None, unverified: bool = False
@@ -321,12 +324,19 @@ def _recipe(
     )
 
 
+_RATIOS = {
+    "verified_ratio": "ratio",
+    "verified_ratio_low": "ratio_low",
+    "verified_ratio_high": "ratio_high",
+}
+"""Columns of trials that come from their verification, and its figures."""
+
+
 def _flat_trial(trial: TrialFigures) -> dict[str, Any]:
     row = trial.model_dump(exclude={"params", "verification", "failure"})
     verification, failure = trial.verification, trial.failure
-    row["verified_ratio"] = verification.ratio if verification else None
-    row["verified_ratio_low"] = verification.ratio_low if verification else None
-    row["verified_ratio_high"] = verification.ratio_high if verification else None
+    for column, figure in _RATIOS.items():
+        row[column] = getattr(verification, figure) if verification else None
     row["failure_kind"] = failure.kind if failure else None
     row["failure_cause"] = failure.cause if failure else None
     return row | {f"params_{name}": value for name, value in trial.params.items()}
@@ -341,9 +351,18 @@ def _flat_measurement(run: MeasurementRecord) -> dict[str, Any]:
     return row | {f"params_{name}": value for name, value in run.readback.items()}
 
 
-def _frame(rows: list[dict[str, Any]], model: Any) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], model: type[Value] | None = None) -> pd.DataFrame:
+    """One row each; a figure of ``model`` that no row has is NaN in all, a number like the others.
+
+    Args:
+        model: what the rows were made of; without rows its fields are the columns.
+    """
     import pandas as pd
 
-    if rows or model is None:
-        return pd.DataFrame(rows)
-    return pd.DataFrame(columns=list(model.model_fields))
+    fields = {} if model is None else model.model_fields
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(fields))
+    figures = {name for name, field in fields.items() if field.annotation == float | None}
+    missing = [
+        name for name in frame if (name in figures or name in _RATIOS) and frame[name].isna().all()
+    ]
+    return frame.astype(dict.fromkeys(missing, "float64"))

@@ -110,10 +110,27 @@ def test_measurements_and_windows_dataframes(verified: Writer, url: str) -> None
     assert windows["samples_per_second"].iloc[0] == pytest.approx(12 / 0.25)
 
 
+def test_a_figure_that_no_trial_has_is_a_number_all_the_same(make_study: Any, url: str) -> None:
+    writer = make_study("searched")
+    writer.trial(0, 16.0, origin="baseline")
+    study = load_study("searched", url)
+    trials, runs = study.trials_dataframe(), study.measurements_dataframe()
+    for frame, names in (
+        (trials, ("gpu_memory_gib", "nvdec_percent", "ceiling_share", "verified_ratio")),
+        (runs, ("gpu_memory_gib", "nvdec_percent", "cache_gib")),
+    ):
+        assert frame[list(names)].isna().all().all()
+        assert {str(frame[name].dtype) for name in names} == {"float64"}
+    with pytest.raises(InputError, match="top: 0 is not accepted"):
+        study.best(top=0)
+
+
 def test_empty_frames_have_columns(make_study: Any, url: str) -> None:
     make_study("empty")
     study = load_study("empty", url)
-    assert {"number", "samples_per_second"} <= set(study.trials_dataframe().columns)
+    trials = study.trials_dataframe()
+    assert {"number", "samples_per_second"} <= set(trials.columns)
+    assert trials["samples_per_second"].dtype == "float64"
     assert study.measurements_dataframe().empty
     assert study.windows_dataframe().empty
     with pytest.raises(InputError, match="no trial with a figure"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from autotune.cli.formatting import note
 from autotune.exceptions import AutotuneError, InputError, UnsupportedError
 
 FAILED = 1
@@ -49,13 +50,13 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except AutotuneError as error:
-            typer.echo(f"Error: {error}", err=True)
+            note(f"Error: {error}")
             raise typer.Exit(exit_status(error)) from None
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             where = error.filename or "where the output goes"
-            typer.echo(f"Error: {where}: {error.strerror}; make room there", err=True)
+            note(f"Error: {where}: {error.strerror}; make room there")
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)

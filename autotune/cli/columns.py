@@ -134,7 +134,7 @@ def status_lines() -> list[Column]:
     """Lines of `autotune status`."""
     return [
         Column("study", "study"),
-        Column("state", "state", lambda r: f"{r['state']}{_because(r['reason'])}"),
+        Column("state", "state", lambda r: figures.state(r["state"], r["reason"])),
         Column("trials", "trials_done", _trials_line),
         Column("baseline", "baseline.samples_per_second", lambda r: _figure_line(r["baseline"])),
         Column("best", "best.samples_per_second", _best_line),
@@ -161,10 +161,6 @@ def _data_line(row: JsonObject) -> str:
             f"{figures.duration(made['seconds'])} from {figures.size(made['source_bytes'])}"
         )
     return line
-
-
-def _because(reason: str) -> str:
-    return f" ({reason})" if reason else ""
 
 
 def _trials_line(row: JsonObject) -> str:

@@ -118,6 +118,11 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
 
 
+def state(name: str, reason: str) -> str:
+    """``interrupted (by the user)``, or ``running``."""
+    return f"{name} ({reason.removeprefix(f'{name} ')})" if reason else name
+
+
 def counted(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -89,8 +89,22 @@ def stderr_console() -> Console:
 
 
 def note(message: str) -> None:
-    """One line for the user that is no result."""
-    typer.echo(message, err=True)
+    """One line for the user that is no result; broken between words on a terminal."""
+    _tell(message, err=True)
+
+
+def say(message: str) -> None:
+    """One line of a result; broken between words on a terminal."""
+    _tell(message, err=False)
+
+
+def _tell(message: str, err: bool) -> None:
+    if not (sys.stderr if err else sys.stdout).isatty():
+        typer.echo(message, err=err)
+        return
+    from rich.text import Text
+
+    (stderr_console() if err else stdout_console()).print(Text(message))
 
 
 def emit_rows(

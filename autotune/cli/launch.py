@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli import columns, figures
-from autotune.cli.formatting import Column, Format, JsonObject, emit_object, note, stderr_console
+from autotune.cli.formatting import (
+    Column,
+    Format,
+    JsonObject,
+    emit_object,
+    note,
+    say,
+    stderr_console,
+)
 from autotune.cli.live import LiveObserver, PlainObserver
 from autotune.cli.options import (
     DataDirOption,
@@ -193,20 +201,22 @@ def _print_result(
     if fmt is not Format.table:
         emit_object(result, [Column("flags", "flags")], fmt)
         return
-    typer.echo(f"Study {result['study']}: {outcome.state}" + _because(outcome.reason))
+    say(f"Study {result['study']}: {figures.state(outcome.state, outcome.reason)}")
     for winner in result["winners"]:
-        for line in winner_lines(winner):
-            typer.echo(line)
+        *told, flags = winner_lines(winner, over=outcome.state == "finished")
+        for line in told:
+            say(line)
+        typer.echo(flags)  # to be copied: in one piece
     if result["across_workloads"]:
-        typer.echo(columns.across_line(result["across_workloads"]))
+        say(columns.across_line(result["across_workloads"]))
 
 
-def _because(reason: str) -> str:
-    return f" ({reason})" if reason else ""
+def winner_lines(winner: JsonObject, over: bool = True) -> list[str]:
+    """The result for one workload: what may be claimed, and the flags on a line of their own.
 
-
-def winner_lines(winner: JsonObject) -> list[str]:
-    """The result for one workload: what may be claimed, and the flags on a line of their own."""
+    Args:
+        over: the study is finished, so that nothing more can be found.
+    """
     trial, baseline = winner["trial"], winner["baseline"]
     lines = [f"For {winner['workload']}:"] if winner["workload"] else []
     if winner["verified"]:
@@ -215,7 +225,8 @@ def winner_lines(winner: JsonObject) -> list[str]:
         return [*lines, f"Flags:  {winner['flags']}"]
     if trial["origin"] == "baseline":
         rate = figures.rate(trial["samples_per_second"], trial["ci_low"], trial["ci_high"])
-        lines.append(f"No configuration was faster than the baseline: {rate}")
+        found = "No configuration was faster than" if over else "Best so far is"
+        lines.append(f"{found} the baseline: {rate}")
         return [*lines, f"Flags:  {winner['flags']}"]
     verification = trial["verification"]
     if verification and verification["ratio"] is not None:

@@ -109,7 +109,7 @@ def seconds(text: str, option: str) -> float:
     """
     compact = text.strip().lower().replace(" ", "")
     if not _DURATION.fullmatch(compact):
-        hint = f"; did you mean {compact}h or {compact}m?" if compact.isdigit() else ""
+        hint = f"; did you mean {compact}s, {compact}m or {compact}h?" if compact.isdigit() else ""
         raise InputError(
             f"{option}: {text!r} is not a duration; accepted: a number with s, m, h or d, "
             f"such as 90s, 30m, 8h, 1d or 1h30m{hint}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli import columns, figures
-from autotune.cli.formatting import Format, JsonObject, emit_object, emit_rows, note
+from autotune.cli.formatting import Format, JsonObject, emit_object, emit_rows, note, say
 from autotune.cli.options import FormatOption, StorageOption, StudyArgument, open_database
 from autotune.exceptions import InputError
 from autotune.expressions import Expression
@@ -266,9 +266,9 @@ def _emit_groups(
         shape = columns.best_columns(compared, across=across, smallest=_key(smallest, rows))
         emit_rows(rows, shape, fmt, title=_title(group, space))
         if record is not None and record.noise is not None and tied:
-            typer.echo(columns.ties_line(best, tied, record.noise["floor"]))
+            say(columns.ties_line(best, tied, record.noise["floor"]))
         if ceilings is not None and (line := columns.ceiling_line(ceilings.model_dump(), rows[0])):
-            typer.echo(line)
+            say(line)
     if fmt is not Format.table:
         emit_rows(everything, columns.best_columns(None, across=across), fmt)
 

@@ -149,7 +149,7 @@ class Studies(Store):
         if not names:
             raise InputError(f"{where}: it holds none; launch one first or pass --storage")
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise InputError(f"{where}{hint} It holds: {', '.join(names[:20])}{more}")
 
