@@ -329,7 +329,8 @@ def _figures(
         ),
         memory_mib=samples.memory_mib,
         peak_memory_mib=samples.peak_mib,
-        failed=samples.failed,
+        # A measurement that ended counts also what failed before the first batch.
+        failed=max(samples.failed, 0 if result.measurement is None else result.measurement.failed),
         worst=samples.worst,
         growing=samples.growing if memory.verdict == "grows" else [],
         interrupted=result.state == "stopped",

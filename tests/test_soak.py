@@ -248,6 +248,32 @@ def test_the_wall_time_that_a_study_allows_its_trials_does_not_end_a_soak(folder
     assert outcome.seconds >= 3
 
 
+class Windows(StudyObserver):
+    """What failed from the first batch on."""
+
+    failed = 0
+
+    def measurement_event(self, uuid: str, event: Event) -> None:
+        if isinstance(event, SampleEvent):
+            self.failed += event.window.failed
+
+
+def test_samples_that_fail_before_the_first_batch_are_told_too(folder: Path) -> None:
+    videos = write_clips(folder / "videos")
+    for broken in sorted((videos / "class_0").iterdir())[:1]:
+        broken.write_bytes(broken.read_bytes()[:200])
+    flags = "torch_dataloader --num-workers 0 --subclip-duration 0.5 --batch-size 8"
+    overrides = ["target.num_frames=2", "target.frame_size=[16, 16]", "limits.max_failed_share=1"]
+    overrides += ["target.consumer={kind: paced, ms_per_step: 100}"]
+    broken_side = read_side(
+        flags, "WHAT", overrides=overrides, values={"target.data_dir": str(videos)}
+    )
+    windows = Windows()
+    outcome = soak(broken_side, SoakSettings(seconds=1.0, interval=0.25), observer=windows)
+    assert outcome.failure is None, outcome.failure
+    assert outcome.failed > windows.failed
+
+
 def test_the_file_is_never_overwritten(folder: Path) -> None:
     (folder / "soak.jsonl").write_text("kept")
     with pytest.raises(InputError, match=r"soak.jsonl exists; choose another file"):

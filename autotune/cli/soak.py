@@ -231,7 +231,7 @@ def _lines() -> list[Column]:
         Column("memory", "memory", _memory),
         Column("growing", "growing", _growing),
         Column("worst interval", "worst", _worst),
-        Column("failed", "failed", lambda r: figures.counted(r["failed"], "sample")),
+        Column("failed", "failed", _failed),
         Column("file", "file"),
         Column("verdict", "holds", _verdict),
     ]
@@ -271,6 +271,13 @@ def _worst(row: JsonObject) -> str:
     if worst is None:
         return ""
     return f"{figures.rate(worst['samples_per_second'])} until {figures.duration(worst['seconds'])}"
+
+
+def _failed(row: JsonObject) -> str:
+    """Nothing where the run failed before any was told of: its cause may speak of them."""
+    if row["failure"] is not None and not row["failed"]:
+        return ""
+    return figures.counted(row["failed"], "sample")
 
 
 def _verdict(row: JsonObject) -> str:

@@ -126,6 +126,8 @@ def test_what_cannot_be_told_is_no_success(capsys: pytest.CaptureFixture[str]) -
     assert _status(row) == 1
     failed = figures(holds=False, failure={"kind": "hang", "cause": "no event for 30 s"})
     assert _verdict(failed) == "does not hold: it failed"
+    assert shown(failed)["failed"] == ""
+    assert shown(failed | {"failed": 3})["failed"] == "3 samples"
     assert _status(failed) == 1
     assert "it failed (hang): no event for 30 s" in capsys.readouterr().err
 
