@@ -132,6 +132,7 @@ def _collect(
     while descriptors and b"\n" not in answer:
         if time.monotonic() >= deadline:
             return answer, noise, False
+        ended = worker.poll() is not None  # before looking: its last words may come just after
         ready, _, _ = select.select(list(descriptors), [], [], 0.2)
         for descriptor in ready:
             data = os.read(descriptor, 65536)
@@ -141,6 +142,6 @@ def _collect(
                 answer += data
             else:
                 noise += data
-        if not ready and worker.poll() is not None:
+        if ended and not ready:
             break
     return answer, noise, True

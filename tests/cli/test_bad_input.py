@@ -30,7 +30,7 @@ CASES = [
     (("export", "kinetics", "--trial", "99"), "99"),
     (("export", "kinetics", "-o", "none/there/flags.txt"), "--output none/there/flags.txt"),
     (("launch", "nonsense.yaml"), "nonsense.yaml: no such file"),
-    (("launch", "e.yaml", "--timeout", "8"), "8h or 8m"),
+    (("launch", "e.yaml", "--timeout", "8"), "8s, 8m or 8h"),
     (("launch", "e.yaml", "--timeout", "0s"), "more than 0s"),
     (("launch", "e.yaml", "--trials", "0"), "trials"),
     (("launch", "e.yaml", "--seed", "x"), "--seed"),
