@@ -2,11 +2,13 @@
 
     python -m experiments.benchmarks.overhead [--clips DIR] [--trials N] [-o overhead.json]
 
-A short real study runs for each sampler, with the `local` executor, in a fresh driver process.
-CPU time is taken between the first batch and the end of every trial, of the driver (the
-supervisor is a thread of it) and of everything it started that is no part of the trial's own
-pipeline (the guardian, helpers), over wall time and all cores of the machine. Memory is the
-kernel's own peak of the driver's resident set.
+A short real study runs for each sampler and executor, in a fresh driver process.
+CPU time is taken between the first batch and the end of every trial, of the driver (with `local`
+the supervisor is a thread of it) and of everything it started that is no part of the trial's own
+pipeline (the guardian, helpers; with `ray` all of Ray, and the actor that supervises), over wall
+time and all cores of the machine. Ray costs something when nothing runs on it: that is
+measured before the first trial and subtracted. Memory is the kernel's own peak of the driver's
+resident set.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,16 @@ from autotune.exceptions import AutotuneError
 from autotune.study.launching import launch_experiment
 from autotune.study.observer import StudyObserver, StudyProgress
 from autotune.system import processes
-from autotune.trial import TRIAL_MARK, Event, Params, TrialResult
+from autotune.trial import TRIAL_MARK, Event, NodeInfo, Params, TrialResult
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set
 
 CPU_GOAL_PERCENT = 1.0
 MEMORY_GOALS_MIB = {"tpe": 300.0, "gp": 500.0}
+
+SETTLE_SECONDS = 5.0
+"""Ray is still starting when the study is."""
+IDLE_SECONDS = 10.0
 
 
 class CostObserver(StudyObserver):
@@ -41,7 +47,13 @@ class CostObserver(StudyObserver):
     Only there: looking more often would itself be most of what is seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle: bool) -> None:
+        """Args:
+        idle: whether to measure first what everything costs while nothing runs.
+        """
+        self._idle = idle
+        self.idle_share = 0.0
+        """CPU seconds a second, of all our processes, before the first trial."""
         self._lock = threading.Lock()
         self._began: dict[str, tuple[float, dict[str, float]]] = {}
         self.seconds = 0.0
@@ -49,6 +61,21 @@ class CostObserver(StudyObserver):
         self.measured = 0
         self.finished = 0
         self.failures: list[str] = []
+
+    def study_started(
+        self,
+        name: str,
+        resumed: bool,
+        nodes: Sequence[NodeInfo],
+        searched: Sequence[str],
+        sampler: str,
+    ) -> None:
+        """Everything is up, and nothing is measured yet."""
+        if self._idle:
+            time.sleep(SETTLE_SECONDS)
+            began, before = time.monotonic(), own_cpu()
+            time.sleep(IDLE_SECONDS)
+            self.idle_share = _since(before) / (time.monotonic() - began)
 
     def measurement_event(self, uuid: str, event: Event) -> None:
         """First batch: start counting. Finished: stop."""
@@ -62,9 +89,7 @@ class CostObserver(StudyObserver):
                     return
                 start, before = begun
                 self.seconds += time.monotonic() - start
-                self.cpu_seconds += sum(
-                    seconds - before.get(who, 0.0) for who, seconds in own_cpu().items()
-                )
+                self.cpu_seconds += _since(before)
                 self.measured += 1
 
     def measurement_finished(
@@ -100,6 +125,11 @@ def own_cpu() -> dict[str, float]:
     return found
 
 
+def _since(before: Mapping[str, float]) -> float:
+    """CPU seconds since `own_cpu` said ``before``."""
+    return sum(seconds - before.get(who, 0.0) for who, seconds in own_cpu().items())
+
+
 def peak_rss_mib() -> float:
     """Peak resident memory of this process. VmHWM: ru_maxrss keeps the parent's over exec."""
     with open("/proc/self/status", encoding="ascii") as file:
@@ -109,7 +139,7 @@ def peak_rss_mib() -> float:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def experiment(data: Path, sampler: str, trials: int, seconds: float) -> Experiment:
+def experiment(data: Path, sampler: str, executor: str, trials: int, seconds: float) -> Experiment:
     """A small study over thread counts."""
     return Experiment.from_dict(
         {
@@ -119,32 +149,38 @@ def experiment(data: Path, sampler: str, trials: int, seconds: float) -> Experim
             "sampler": sampler,
             "measurement": {"min_seconds": seconds, "max_seconds": seconds},
             "verification": {"finalists": 0},
-            "executor": {"kind": "local"},
+            "executor": {"kind": executor},
         },
-        where=f"overhead ({sampler})",
+        where=f"overhead ({sampler}, {executor})",
     )
 
 
-def drive(data: Path, sampler: str, trials: int, seconds: float, folder: Path) -> dict[str, Any]:
+def drive(
+    data: Path, sampler: str, executor: str, trials: int, seconds: float, folder: Path
+) -> dict[str, Any]:
     """Run the study in this process and return what it cost."""
-    observer = CostObserver()
+    observer = CostObserver(idle=executor == "ray")
     began = time.monotonic()
     outcome = launch_experiment(
-        experiment(data, sampler, trials, seconds),
+        experiment(data, sampler, executor, trials, seconds),
         storage=f"sqlite:///{folder / f'{sampler}.db'}",
         study_name=f"overhead-{sampler}",
         observer=observer,
     )
     cores = len(os.sched_getaffinity(0))
-    share = observer.cpu_seconds / observer.seconds / cores if observer.seconds else None
+    share = None
+    if observer.seconds:
+        share = (observer.cpu_seconds / observer.seconds - observer.idle_share) / cores
     return {
         "sampler": sampler,
+        "executor": executor,
         "state": outcome.state,
         "trials_finished": observer.finished,
         "failures": observer.failures,
         "seconds": time.monotonic() - began,
         "measured_seconds": observer.seconds,
         "own_cpu_seconds": observer.cpu_seconds,
+        "idle_cpu_percent_of_machine": 100 * observer.idle_share / cores,
         "own_cpu_percent_of_machine": None if share is None else 100 * share,
         "driver_cpu_seconds_in_all": time.process_time(),
         "driver_peak_rss_mib": peak_rss_mib(),
@@ -155,14 +191,16 @@ def drive(data: Path, sampler: str, trials: int, seconds: float, folder: Path) -
 
 
 def report(figures: Sequence[dict[str, Any]]) -> str:
-    """Markdown rows, one a sampler."""
+    """Markdown rows, one a sampler and executor."""
     rows = []
     for f in figures:
         cpu, goal = f["own_cpu_percent_of_machine"], MEMORY_GOALS_MIB.get(f["sampler"])
         rows.append(
             [
                 f["sampler"],
+                f["executor"],
                 f["trials_finished"],
+                f"{f['idle_cpu_percent_of_machine']:.2f} %" if f["executor"] == "ray" else "-",
                 "-" if cpu is None else f"{cpu:.2f} %",
                 f"<= {CPU_GOAL_PERCENT:g} %",
                 f"{f['driver_peak_rss_mib']:.0f} MiB",
@@ -172,8 +210,10 @@ def report(figures: Sequence[dict[str, Any]]) -> str:
         )
     header = [
         "sampler",
+        "executor",
         "trials",
-        "own CPU of the machine",
+        "CPU of the machine, idle",
+        "own CPU beyond it",
         "goal",
         "driver peak RSS",
         "goal",
@@ -195,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--clips", type=Path, default=_common.SHARED_CLIPS, help="340x256 H.264 clips")
     p.add_argument("--data", type=Path, help="a data folder to measure on as it is")
     p.add_argument("--samplers", default="tpe,gp")
+    p.add_argument("--executors", default="local,ray")
     p.add_argument("--trials", type=int, default=14, help="above 10, or GP has not begun to fit")
     p.add_argument("--seconds", type=float, default=3.0)
     p.add_argument("-o", "--output", type=Path)
@@ -203,13 +244,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _common.scratch_folder("overhead") as scratch:
             if options.drive:
+                sampler, executor = options.drive.split(":")
                 figures = drive(
-                    options.data, options.drive, options.trials, options.seconds, scratch
+                    options.data, sampler, executor, options.trials, options.seconds, scratch
                 )
                 print(json.dumps(figures))
                 return 0
             data = options.data or linked_set(options.clips, scratch)[0]
-            found = [_in_fresh_driver(data, name, options) for name in options.samplers.split(",")]
+            found = [
+                _in_fresh_driver(data, f"{sampler}:{executor}", options)
+                for sampler in options.samplers.split(",")
+                for executor in options.executors.split(",")
+            ]
     except AutotuneError as error:
         _common.say(f"error: {error}")
         return 2
@@ -226,15 +272,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if len(figures_found) == len(found) else 1
 
 
-def _in_fresh_driver(data: Path, sampler: str, options: argparse.Namespace) -> Any:
-    command = [sys.executable, "-m", "experiments.benchmarks.overhead", "--drive", sampler]
+def _in_fresh_driver(data: Path, what: str, options: argparse.Namespace) -> Any:
+    command = [sys.executable, "-m", "experiments.benchmarks.overhead", "--drive", what]
     command += ["--data", str(data), "--trials", str(options.trials)]
     command += ["--seconds", str(options.seconds)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, cwd=_common.REPOSITORY, check=False
     )
     if done.returncode != 0:
-        _common.say(f"{sampler}: the driver ended with {done.returncode}")
+        _common.say(f"{what}: the driver ended with {done.returncode}")
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
