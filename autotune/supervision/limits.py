@@ -54,9 +54,13 @@ class HostMemory:
 
     def available(self) -> int:
         """What can be had without swapping; costs some 50 us."""
-        free = _field("/proc/meminfo", b"MemAvailable:") * 1024
-        room = self._groups.room()
+        free, room = _machine_free(), self._groups.room()
         return free if room is None else min(free, room)
+
+    def scarcest_group(self) -> control_groups.Limited | None:
+        """The control group that leaves least, if that is less than the machine does."""
+        group = self._groups.scarcest()
+        return group if group is not None and group.room() <= _machine_free() else None
 
 
 def default_host_limit(total: int, available: int) -> int:
@@ -178,16 +182,18 @@ class LimitWatch:
     def _nothing_left(self, available: int) -> Failure:
         """Whose fault it is: the trial's if it holds at least half of what has gone since."""
         gone = self._before - available
-        left = f"{_gib(available)} of {_gib(self._memory.total)} are left"
+        group = self._memory.scarcest_group()
+        total = self._memory.total if group is None else group.limit
+        whose = "machine's" if group is None else f"control group's ({group.folder})"
+        left = f"{_gib(available)} of the {whose} {_gib(total)} are left"
         if 2 * self._held >= gone:
             return Failure(
                 kind="host_out_of_memory",
-                cause=f"the trial held {_gib(self._held)} when only {left} on the machine",
+                cause=f"the trial held {_gib(self._held)} when only {left}",
             )
         return Failure(
             kind="infrastructure",
-            cause=f"other programs took the machine's memory: {left}, the trial held "
-            f"{_gib(self._held)}",
+            cause=f"other programs took the memory: {left}, the trial held {_gib(self._held)}",
             advice="Keep other programs off the machine while it measures.",
         )
 
@@ -215,6 +221,10 @@ def _gib(size: float) -> str:
 def proportional(pid: int) -> int:
     """Proportional set size of a process, bytes; 0 where it cannot be read."""
     return _field(f"/proc/{pid}/smaps_rollup", b"Pss:") * 1024
+
+
+def _machine_free() -> int:
+    return _field("/proc/meminfo", b"MemAvailable:") * 1024
 
 
 def _field(path: str, name: bytes) -> int:

@@ -318,7 +318,9 @@ class _Supervision:
             evidence.last_event, evidence.garbage = seen.last_event, seen.garbage
             evidence.had_batch = bool(seen.ranks_ready)
             evidence.failure = seen.failed.failure if seen.failed is not None else None
-            evidence.memory_killed = MemoryKills.read().grew_since(kills)
+            now = MemoryKills.read()
+            evidence.memory_killed = now.grew_since(kills)
+            evidence.full_group = now.groups.filled_since(kills.groups)
             result = result.model_copy(update={"state": "failed", "failure": judge(evidence)})
         return result.model_copy(update={"log_tail": self._seen.log_tail(self._notes)})
 

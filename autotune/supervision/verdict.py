@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import signal
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from autotune.system import control_groups
@@ -21,7 +20,8 @@ ADVICE: dict[FailureKind, str] = {
         "left out of the ranking."
     ),
     "host_out_of_memory": (
-        "Use fewer threads, smaller queues or a smaller batch, or give the machine more memory."
+        "Use fewer threads, smaller queues or a smaller batch, or give the machine (or the job, "
+        "the container) more memory."
     ),
     "gpu_out_of_memory": "Use a smaller batch, fewer decode threads or smaller buffers.",
     "hang": (
@@ -55,16 +55,16 @@ class MemoryKills:
     """Counters of processes that the kernel killed for memory."""
 
     machine: int
-    group: int
+    groups: control_groups.MemoryEvents
 
     @classmethod
     def read(cls) -> MemoryKills:
         """The counters now; those that cannot be read are 0."""
-        return cls(_counter("/proc/vmstat", "oom_kill"), _group_counter())
+        return cls(_machine_kills(), control_groups.MemoryEvents.read())
 
     def grew_since(self, before: MemoryKills) -> bool:
         """Whether the kernel killed for memory in between."""
-        return self.machine > before.machine or self.group > before.group
+        return self.machine > before.machine or self.groups.kills > before.groups.kills
 
 
 @dataclass
@@ -83,6 +83,8 @@ class Evidence:
     """The limit on resources that the trial was over."""
     memory_killed: bool = False
     """The kernel's out-of-memory counters grew while the trial ran."""
+    full_group: control_groups.Limited | None = None
+    """The control group that reached its limit of memory meanwhile."""
     outlived: list[str] = field(default_factory=list)
 
 
@@ -92,7 +94,8 @@ def judge(evidence: Evidence) -> Failure:
     if _killed_for_memory(evidence) and failure.kind in ("crash", "start_up"):
         failure = Failure(
             kind="host_out_of_memory",
-            cause=f"the kernel killed a process for lack of memory ({failure.cause})",
+            cause=f"the kernel killed a process for lack of memory{_where_it_lacked(evidence)} "
+            f"({failure.cause})",
         )
     if failure.advice:
         return failure
@@ -110,6 +113,13 @@ def _killed_for_memory(evidence: Evidence) -> bool:
     if not evidence.memory_killed or evidence.why != "exited":
         return False
     return not _by_signal(evidence) or evidence.exit_code == -signal.SIGKILL
+
+
+def _where_it_lacked(evidence: Evidence) -> str:
+    group = evidence.full_group
+    if group is None:
+        return ""
+    return f": control group {group.folder} reached its limit of {group.limit / 2**30:.2f} GiB"
 
 
 def _from_ending(evidence: Evidence) -> Failure:
@@ -152,19 +162,10 @@ def _exit_cause(evidence: Evidence, last: str) -> str:
     return f"the worker exited with status {code} without a result (last event: {last})"
 
 
-def _counter(path: str | Path, name: str) -> int:
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+def _machine_kills() -> int:
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as file:
         for line in file:
             key, _, value = line.partition(" ")
-            if key == name:
+            if key == "oom_kill":
                 return int(value)
-    return 0
-
-
-def _group_counter() -> int:
-    """``oom_kill`` of this process's control group, version 2 or 1."""
-    for folder in control_groups.folders("memory"):
-        for name in ("memory.events", "memory.oom_control"):
-            if (folder / name).exists():
-                return _counter(folder / name, "oom_kill")
     return 0

@@ -7,6 +7,8 @@ root of the hierarchy. Version 2 has one hierarchy, version 1 one for each contr
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -49,11 +51,16 @@ def _hierarchy(controller: Controller, proc: Path, sys: Path) -> tuple[Path, str
     return unified
 
 
-class _Limited(NamedTuple):
+class Limited(NamedTuple):
     """One group with a limit of memory; bytes."""
 
     folder: Path
     limit: int
+
+    def room(self) -> int:
+        """What can be had before the limit is reached. Page cache that can be dropped at once
+        counts as room."""
+        return max(0, self.limit - _used(self.folder))
 
 
 class Memory:
@@ -61,7 +68,7 @@ class Memory:
 
     def __init__(self, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
         self._limited = [
-            _Limited(folder, limit)
+            Limited(folder, limit)
             for folder in folders("memory", proc, sys)
             if (limit := _memory_limit(folder)) is not None
         ]
@@ -72,10 +79,39 @@ class Memory:
         return min((group.limit for group in self._limited), default=None)
 
     def room(self) -> int | None:
-        """Bytes that can be had before the first of the limits is reached; None without one. Page
-        cache that can be dropped at once counts as room."""
-        rooms = [group.limit - _used(group.folder) for group in self._limited]
-        return max(0, min(rooms)) if rooms else None
+        """Bytes that can be had before the first of the limits is reached; None without one."""
+        return min((group.room() for group in self._limited), default=None)
+
+    def scarcest(self) -> Limited | None:
+        """The group whose limit is reached first; None without one."""
+        return min(self._limited, key=Limited.room, default=None)
+
+
+@dataclass(frozen=True)
+class MemoryEvents:
+    """What the kernel has counted so far in the process's group and in those above it."""
+
+    kills: int
+    """Processes of the innermost group that were killed for memory, whoever's limit it was."""
+    times_full: Mapping[Path, int]
+    """How often each group was at its own limit as memory was asked for; the innermost first."""
+
+    @classmethod
+    def read(cls, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> MemoryEvents:
+        """The counts now; what cannot be read is 0."""
+        groups = folders("memory", proc, sys)
+        kills = next((_kills(folder) for folder in groups if _counts_kills(folder)), 0)
+        return cls(kills, {folder: _times_full(folder) for folder in groups})
+
+    def filled_since(self, before: MemoryEvents) -> Limited | None:
+        """The innermost group that was at its limit in between; None where none was, or where it
+        has no limit any more."""
+        for folder, times in self.times_full.items():
+            if times > before.times_full.get(folder, 0):
+                limit = _memory_limit(folder)
+                if limit is not None:
+                    return Limited(folder, limit)
+        return None
 
 
 def cpu_quota(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> float | None:
@@ -101,6 +137,27 @@ def _used(folder: Path) -> int:
         if used is not None:
             return used - _field(folder / "memory.stat", inactive)
     return 0
+
+
+_KILL_COUNTERS = ("memory.events", "memory.oom_control")
+"""Where version 2, and version 1, count the processes killed for memory."""
+
+
+def _counts_kills(folder: Path) -> bool:
+    """Version 2 does so in every group but the root."""
+    return any((folder / name).exists() for name in _KILL_COUNTERS)
+
+
+def _kills(folder: Path) -> int:
+    return max(_field(folder / name, b"oom_kill ") for name in _KILL_COUNTERS)
+
+
+def _times_full(folder: Path) -> int:
+    """Version 2 adds the groups below in all but the ``local`` file (since Linux 5.2)."""
+    for name in ("memory.events.local", "memory.events"):
+        if (folder / name).exists():
+            return _field(folder / name, b"oom ")
+    return _number(folder / "memory.failcnt") or 0
 
 
 def _quota(folder: Path) -> float | None:

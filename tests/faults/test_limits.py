@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from autotune.supervision.limits import (
     default_host_limit,
 )
 from autotune.supervision.verdict import Evidence, judge
+from autotune.system.control_groups import Limited
 from autotune.system.process_tree import Member
 from autotune.trial import Failure, Limits
 from autotune.worker.faults import failure_of
@@ -80,7 +83,7 @@ def test_when_others_take_the_memory_the_trial_is_not_to_blame(
     failure = watch.exceeded(held(monkeypatch, 2))
     assert failure is not None
     assert failure.kind == "infrastructure"
-    assert "other programs took the machine's memory" in failure.cause
+    assert "other programs took the memory: 5.00 GiB of the machine's 100.00" in failure.cause
 
 
 def test_a_trial_that_took_the_memory_is_to_blame(
@@ -92,6 +95,21 @@ def test_a_trial_that_took_the_memory_is_to_blame(
     assert failure is not None
     assert failure.kind == "host_out_of_memory"
     assert "held 60.00 GiB" in failure.cause
+
+
+def test_where_a_control_group_has_the_least_left_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "memory.current").write_text(str(int(0.99 * GIB)))
+    group = Limited(tmp_path, int(GIB))
+    monkeypatch.setattr(limits.control_groups.Memory, "room", lambda _: group.room())
+    monkeypatch.setattr(limits.control_groups.Memory, "scarcest", lambda _: group)
+    watch = LimitWatch(Limits(host_memory_gib=200))
+    monkeypatch.setattr(watch, "_before", int(GIB))
+    monkeypatch.setattr(watch, "_bounds", dataclasses.replace(watch._bounds, floor=int(GIB / 10)))
+    failure = watch.exceeded(held(monkeypatch, 0.9))
+    assert failure is not None
+    assert f"0.01 GiB of the control group's ({tmp_path}) 1.00 GiB are left" in failure.cause
 
 
 def test_shared_pages_do_not_count_twice(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +190,14 @@ def test_gpu_memory_over_its_limit_is_named(
 )
 def test_the_kind_of_failure_follows_from_the_evidence(evidence: Evidence, kind: str) -> None:
     assert judge(evidence).kind == kind
+
+
+def test_a_memory_kill_names_the_control_group_that_was_full() -> None:
+    group = Limited(Path("/sys/fs/cgroup/job"), 400 * 2**20)
+    failure = judge(Evidence(exit_code=-9, memory_killed=True, full_group=group))
+    assert "control group /sys/fs/cgroup/job reached its limit of 0.39 GiB" in failure.cause
+    # full it may be, with page cache that can go: without a kill it is no reason
+    assert judge(Evidence(exit_code=-9, full_group=group)).kind == "crash"
 
 
 def test_gpu_memory_is_known_by_type_and_code_not_by_prose() -> None:

@@ -105,9 +105,56 @@ def test_the_machine_and_the_limits_of_trials_heed_them(
     }
     proc, sys = write(tmp_path, small)
     groups = control_groups
-    for function in (groups.folders, groups.cpu_quota, groups.Memory.__init__):
+    readers = (groups.folders, groups.cpu_quota, groups.Memory.__init__)
+    for function in (*readers, groups.MemoryEvents.read.__func__):  # type: ignore[attr-defined]
         monkeypatch.setattr(function, "__defaults__", (proc, sys))
     assert machine.memory_bytes() == limits.HostMemory().total == GIB
     assert machine.available_bytes() == limits.HostMemory().available() == GIB // 4
     assert machine.cores() == 1
-    assert verdict.MemoryKills.read().group == 2
+    assert verdict.MemoryKills.read().groups.kills == 2
+
+
+@pytest.mark.parametrize(
+    ("tree", "counters", "full", "limit"),
+    [
+        # version 2: the one whose own limit it was, and not those above, which count it too
+        (
+            UNIFIED,
+            {
+                "slurm/job_1/step_0/memory.events.local": "oom 0\noom_kill 1\n",
+                "slurm/job_1/memory.events.local": "oom 1\noom_kill 0\n",
+                "slurm/memory.events.local": "oom 0\noom_kill 0\n",
+                "slurm/memory.events": "oom 1\noom_kill 3\n",
+            },
+            "slurm/job_1",
+            16,
+        ),
+        (SEPARATE, {"memory/docker/memory.failcnt": "5\n"}, "memory/docker", 8),
+        (IN_A_CONTAINER, {"memory.events": "oom 2\noom_kill 2\n"}, ".", 4),
+        # at its limit, and the limit is gone
+        (SEPARATE, {"memory/docker/a/memory.failcnt": "5\n"}, None, 0),
+        (UNIFIED, {}, None, 0),
+    ],
+)
+def test_the_group_that_reached_its_limit_is_known(
+    tmp_path: Path, tree: dict[str, str], counters: dict[str, str], full: str | None, limit: int
+) -> None:
+    before = control_groups.MemoryEvents.read(*write(tmp_path, tree))
+    root = tmp_path / "sys/fs/cgroup"
+    changed = {f"sys/fs/cgroup/{name}": content for name, content in counters.items()}
+    after = control_groups.MemoryEvents.read(*write(tmp_path, changed))
+    expected = None if full is None else control_groups.Limited(root / full, limit * GIB)
+    assert after.filled_since(before) == expected
+    assert after.filled_since(after) is None
+
+
+@pytest.mark.parametrize(("tree", "kills"), [(UNIFIED, 2), (SEPARATE, 4), (IN_A_CONTAINER, 1)])
+def test_kills_are_those_of_the_processs_own_group(
+    tmp_path: Path, tree: dict[str, str], kills: int
+) -> None:
+    assert control_groups.MemoryEvents.read(*write(tmp_path, tree)).kills == kills
+
+
+def test_without_groups_nothing_was_killed_in_them(tmp_path: Path) -> None:
+    events = control_groups.MemoryEvents.read(tmp_path / "no", tmp_path / "no")
+    assert events == control_groups.MemoryEvents(0, {})
