@@ -140,6 +140,19 @@ def test_system_ffmpeg_is_found_where_all_of_it_is(
     assert native.find_system_ffmpeg() is None
 
 
+@pytest.mark.skipif(native.find_system_ffmpeg() is None, reason="no FFmpeg 4 to 9 is installed")
+def test_the_systems_ffmpeg_is_loaded_beside_pyavs_own(cache: Path) -> None:
+    release = native.find_system_ffmpeg() or 0
+    found = _loaded(native.library_environment("system"), before="import av")
+    assert found["source"] == "system"
+    files = found["files"]
+    assert isinstance(files, dict)
+    wanted = zip(native.FFMPEG_LIBRARIES, native.FFMPEG_SONAMES[release], strict=True)
+    for name, version in wanted:
+        assert f"lib{name}.so.{version}" in files[name]
+        assert not files[name].startswith(str(native.bundled_libraries()))
+
+
 def test_without_a_system_ffmpeg_the_remedy_is_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
