@@ -159,14 +159,12 @@ def study_rows(look: StudyLook) -> list[Row]:
     stands = look.summary
     total = "" if stands.trials_total is None else f"/{stands.trials_total}"
     parts = [
-        stands.state,
+        figures.state(stands.state, stands.reason),
         f"{stands.trials_done}{total} trials done",
         f"{figures.duration(stands.elapsed_seconds)} elapsed",
     ]
     if stands.time_left_seconds is not None:
         parts.append(f"{figures.duration(stands.time_left_seconds)} left")
-    if stands.state != "running" and stands.reason:
-        parts.append(stands.reason)
     rows = [("study", f"{stands.study}: {', '.join(parts)}")]
     if stands.best is not None:
         best = stands.best

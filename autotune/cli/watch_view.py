@@ -90,8 +90,9 @@ def view(rows: Sequence[Row], watcher: Watcher | None, width: int) -> Renderable
         head.add_row(Text(label), Text(text))
     parts: list[RenderableType] = [head]
     if watcher is not None:
-        parts.append(Text(""))
-        parts.append(_table(watcher))
+        recent = watcher.recent()
+        if recent is not None and (recent.stages or recent.queues):
+            parts += [Text(""), _table(watcher, recent)]
         if watcher.history.error:
             parts.append(Text(f"a queue cannot be asked: {watcher.history.error}", style="red"))
     return Group(*parts)
@@ -135,7 +136,7 @@ def _memory_series(watcher: Watcher, now: float) -> list[float | None]:
     return found
 
 
-def _table(watcher: Watcher) -> Table:
+def _table(watcher: Watcher, recent: Point) -> Table:
     """A row a stage with the queue behind it; queues of other names follow."""
     from rich.table import Table
     from rich.text import Text
@@ -146,9 +147,6 @@ def _table(watcher: Watcher) -> Table:
         table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    recent = watcher.recent()
-    if recent is None:
-        return table
     stages = {stage.name: stage for stage in recent.stages}
     queues = {queue.name: queue for queue in recent.queues}
     names = list(dict.fromkeys([*stages, *queues]))[:_MOST_ROWS]

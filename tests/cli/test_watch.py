@@ -96,6 +96,13 @@ def test_a_loader_that_fell_silent_says_for_how_long() -> None:
     assert any("nothing published for 45 s" in line for line in drawn(watcher, []))
 
 
+def test_a_loader_without_stages_and_queues_has_no_table() -> None:
+    watcher = Watcher(Told(told(queues=[], stages=[])), None)
+    watcher.look()
+    lines = drawn(watcher, [("now", "a script")])
+    assert [line.split()[0] for line in lines] == ["now", "rate"]
+
+
 def test_before_anything_is_published_the_view_says_so() -> None:
     watcher = Watcher(Told([]), None)
     assert watcher.look() is None
@@ -163,7 +170,7 @@ def test_a_study_that_is_over_shows_what_the_database_has(run: Run, verified: Wr
     done = run("watch", "kinetics")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
-        "study     kinetics: finished, 4/20 trials done, 0.0 s elapsed, trial 2 verified",
+        "study     kinetics: finished (trial 2 verified), 4/20 trials done, 0.0 s elapsed",
         done.stdout.splitlines()[1],
         "          num_demux_threads=3 sink_buffer_size=5",
         "now       it does not run",
