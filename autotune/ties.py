@@ -44,7 +44,8 @@ def least_of_ties(
     if record.noise is None:
         raise InputError(
             f"--smallest {name}: study {record.name!r} has no noise floor, so no trial ties with "
-            "its best one; launch it with noise.runs above 0, or use --where"
+            "its best one: fewer than two runs of its baseline could be used; launch it with a "
+            "larger noise.runs, while nothing else runs on the machine, or use --where"
         )
     tied = set(ties(group, record))
     among = group.trials[:1] + [trial for trial in group.trials if trial.number in tied]

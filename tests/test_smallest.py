@@ -79,7 +79,9 @@ def test_what_is_no_number_and_a_study_without_a_floor_are_refused(
     words = ("best", "cached", "--storage", url, "--smallest")
     without = run(*words, "cache_gib")
     assert without.exit_code == 2
-    assert "study 'cached' has no noise floor" in " ".join(without.stderr.split())
+    said = " ".join(without.stderr.split())
+    assert "study 'cached' has no noise floor" in said
+    assert "launch it with a larger noise.runs" in said
     floor(study, url)
     for name in ("cache", "state", "steady"):
         unknown = run(*words, name)
