@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,6 +40,10 @@ from autotune.trial import NodeInfo
 
 if TYPE_CHECKING:
     import optuna
+
+
+METRIC = "samples/s"
+"""What Optuna's tools call the value of a trial."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,10 @@ class _Launch:
             sampler=optuna.samplers.RandomSampler(),  # unused: every trial is enqueued
             load_if_exists=True,
         )
+        if study.metric_names is None:
+            with warnings.catch_warnings():  # experimental since Optuna 3.2
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([METRIC])
         self._end_unstarted(study, record)
         done = self._database.trials(record.id)
         run = StudyRun(

@@ -180,7 +180,7 @@ class Search:
     def _finish(self, running: _Running, result: TrialResult) -> None:
         run, proposal = self.run, running.proposal
         run.record_result(result, proposal.number, _role(proposal), attempt=running.made.number)
-        again = running.made.add(result) and not run.signal.requested
+        again = running.made.add(result) and run.asked_to_end() is None
         if not again:
             self._settle(proposal, running.made)
         interval = None if result.measurement is None else run.interval(result.measurement)
