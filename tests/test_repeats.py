@@ -167,6 +167,44 @@ class Notes(StudyObserver):
         self.notes.append(message)
 
 
+def one_trial(folder: Path) -> Experiment:
+    return Experiment.from_dict(
+        {
+            "target": {"name": "spdl_video", "data_dir": str(folder)},
+            "search_space": {"parameters": {}},
+            "budget": {"trials": 1},
+            "verification": {"finalists": 0},
+            "noise": {"runs": 0, "drift_every": 0},
+        }
+    )
+
+
+class Stopping(Disturbed):
+    """While the first measurement runs, somebody asks for a stop."""
+
+    def __init__(self, storage: str) -> None:
+        super().__init__([0.5, 0.5, 0.5])
+        self._storage = storage
+
+    def submit(self, spec: TrialSpec, node: str | None = None) -> Job:
+        with Database.open(self._storage, create=False) as database:
+            database.request_stop("s")
+        return super().submit(spec, node)
+
+
+def test_a_trial_is_not_repeated_once_a_stop_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.study.run.STOP_POLL_SECONDS", 0.0)
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    executor = Stopping(storage)
+    outcome = launch_experiment(
+        one_trial(tmp_path), storage=storage, study_name="s", executor=executor
+    )
+    assert outcome.state == "stopped"
+    assert len(executor.specs) == 1
+
+
 @pytest.mark.parametrize(
     ("lost", "kept", "runs"),
     [([0.5, 0.01], 1, 2), ([0.5, 0.3, 0.4, 0.0], 1, 3), ([0.02], 0, 1)],
@@ -174,19 +212,10 @@ class Notes(StudyObserver):
 def test_a_study_repeats_keeps_and_shows(
     tmp_path: Path, lost: list[float], kept: int, runs: int
 ) -> None:
-    experiment = Experiment.from_dict(
-        {
-            "target": {"name": "spdl_video", "data_dir": str(tmp_path)},
-            "search_space": {"parameters": {}},
-            "budget": {"trials": 1},
-            "verification": {"finalists": 0},
-            "noise": {"runs": 0, "drift_every": 0},
-        }
-    )
     storage = f"sqlite:///{tmp_path / 'studies.db'}"
     executor, observer = Disturbed(lost), Notes()
     outcome = launch_experiment(
-        experiment, storage=storage, study_name="s", observer=observer, executor=executor
+        one_trial(tmp_path), storage=storage, study_name="s", observer=observer, executor=executor
     )
     with Database.open(storage, create=False) as database:
         made = [m for m in database.measurements(outcome.record.id) if m.role == "baseline"]

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from autotune.config import Experiment
@@ -46,6 +47,12 @@ def test_the_baseline_is_trial_0_and_the_winner_is_verified_in_fresh_blocks(
     }
     assert verification.candidate_mean == pytest.approx(sum(rates["candidate"]) / 4)
     assert executor.closed
+
+
+def test_optunas_tools_know_what_the_value_is(experiment: dict[str, Any], url: str) -> None:
+    launch(experiment, url, FakeExecutor(surface))
+    name = records(url)[0].optuna_study_name
+    assert optuna.load_study(storage=url, study_name=name).metric_names == ["samples/s"]
 
 
 def test_enqueued_configurations_come_right_after_the_baseline(
