@@ -11,30 +11,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from autotune.system import processes
 from autotune.trial import TRIAL_MARK
-from experiments.benchmarks.chaos_scene import Scene
+from experiments.benchmarks.chaos_scene import TRACEBACK, Hit, Scene
 
-
-class Hit(NamedTuple):
-    """A fault that was injected."""
-
-    fault: str
-    time: float
-    """CLOCK_MONOTONIC."""
-    uuid: str | None
-    """The measurement that was under way, where it may suffer."""
-    outcomes: frozenset[str]
-    """Kinds of failure (or ``stopped``) that may come of it."""
-    takes: bool = False
-    """Whether the process that supervises or records dies, and with it the measurement that was
-    not recorded yet."""
-
-
-_NONE: frozenset[str] = frozenset()
-_CRASH = frozenset({"crash"})
+_INTERRUPTED = frozenset({130})
+_KILLED = frozenset({-signal.SIGKILL})
 
 
 def kill_worker(scene: Scene, rng: random.Random) -> Hit | None:
@@ -89,24 +72,25 @@ def kill_guardian(scene: Scene, rng: random.Random) -> Hit | None:
     if not found:
         return None
     processes.send(found, signal.SIGKILL)
-    return Hit("guardian SIGKILL", time.monotonic(), trial[0], _NONE)
+    return Hit("guardian SIGKILL", time.monotonic(), trial[0])
 
 
 def _signal_driver(
-    scene: Scene, name: str, *signals: signal.Signals, dies: bool = False
+    scene: Scene, name: str, *signals: signal.Signals, endings: frozenset[int] = _INTERRUPTED
 ) -> Hit | None:
-    if scene.driver is None or scene.trial() is None:  # before that it may heed none
-        return None
     trial = scene.trial()
+    if scene.driver is None or trial is None or not (endings == _KILLED or scene.heeds()):
+        return None
     for signum in signals:
         scene.driver.send_signal(signum)
         time.sleep(0.1)
     hit = Hit(
         name,
         time.monotonic(),
-        trial[0] if trial is not None else None,
-        frozenset({"stopped"}) if len(signals) > 1 else _NONE,
-        dies,
+        trial[0],
+        frozenset({"stopped"} if len(signals) > 1 else ()),
+        takes=endings == _KILLED,
+        endings=endings,
     )
     with contextlib.suppress(subprocess.TimeoutExpired):
         scene.driver.wait(30)
@@ -115,7 +99,7 @@ def _signal_driver(
 
 def kill_driver(scene: Scene, rng: random.Random) -> Hit | None:
     """SIGKILL of the driver."""
-    return _signal_driver(scene, "driver SIGKILL", signal.SIGKILL, dies=True)
+    return _signal_driver(scene, "driver SIGKILL", signal.SIGKILL, endings=_KILLED)
 
 
 def interrupt_driver(scene: Scene, rng: random.Random) -> Hit | None:
@@ -137,17 +121,17 @@ def second_driver(scene: Scene, rng: random.Random) -> Hit | None:
     """Another driver on the same study: refused with status 2, and nothing else happens."""
     if scene.driver is None or scene.trial() is None:
         return None
-    done = subprocess.run(
-        scene.command(),
-        cwd=scene.folder,
-        env=scene.environment(),
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    if scene.driver.poll() is None and done.returncode != 2:
-        scene.complaints.append(f"a second driver ended with {done.returncode}: {done.stderr!r}")
-    return Hit("second driver", time.monotonic(), None, _NONE)
+    log = scene.folder / f"second-driver-{len(scene.hits)}.log"
+    second = scene.start(log)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        second.wait(60)
+    status = second.poll()
+    if scene.driver.poll() is None and (status != 2 or TRACEBACK in log.read_text()):
+        scene.complaints.append(f"a second driver ended with {status}: {log.read_text()}")
+    if status is None:  # the first one had ended by then
+        second.send_signal(signal.SIGINT)
+        second.wait(60)
+    return Hit("second driver", time.monotonic(), None)
 
 
 def lock_database(scene: Scene, rng: random.Random) -> Hit | None:
@@ -162,7 +146,7 @@ def lock_database(scene: Scene, rng: random.Random) -> Hit | None:
         return None
     finally:
         connection.close()
-    return Hit("database locked", time.monotonic(), None, _NONE)
+    return Hit("database locked", time.monotonic(), None)
 
 
 def database_gone(scene: Scene, rng: random.Random) -> Hit | None:
@@ -175,7 +159,7 @@ def database_gone(scene: Scene, rng: random.Random) -> Hit | None:
     if scene.database.exists():
         scene.complaints.append("a new database was made where the old one was gone")
     away.rename(scene.database)
-    return Hit("database gone", time.monotonic(), None, _NONE)
+    return Hit("database gone", time.monotonic(), None)
 
 
 def disk_full(scene: Scene, rng: random.Random) -> Hit | None:
@@ -190,7 +174,7 @@ def disk_full(scene: Scene, rng: random.Random) -> Hit | None:
         time.sleep(rng.uniform(0.5, 2))
     finally:
         filler.unlink(missing_ok=True)
-    return Hit("disk full", time.monotonic(), None, _NONE)
+    return Hit("disk full", time.monotonic(), None)
 
 
 def clock_back(scene: Scene, rng: random.Random) -> Hit | None:
@@ -199,7 +183,7 @@ def clock_back(scene: Scene, rng: random.Random) -> Hit | None:
         scene.clock_switch.unlink()
     else:
         scene.clock_switch.touch()
-    return Hit("clock set", time.monotonic(), None, _NONE)
+    return Hit("clock set", time.monotonic(), None)
 
 
 def kill_ray_worker(scene: Scene, rng: random.Random) -> Hit | None:
@@ -243,11 +227,11 @@ LOCAL: list[tuple[Outside, int]] = [
     (stop_worker, 3),
     (kill_child, 25),
     (kill_guardian, 8),
-    (kill_driver, 4),
-    (interrupt_driver, 1),
-    (interrupt_driver_twice, 1),
-    (terminate_driver, 1),
-    (second_driver, 1),
+    (kill_driver, 8),
+    (interrupt_driver, 3),
+    (interrupt_driver_twice, 3),
+    (terminate_driver, 3),
+    (second_driver, 2),
     (lock_database, 3),
     (database_gone, 3),
     (disk_full, 3),
