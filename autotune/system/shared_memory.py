@@ -85,6 +85,9 @@ class SegmentWatch:
         self._before = listing()
         self._sysv_before = system_v.items()
         self._names = set(self._before)
+        """Those that need no further look."""
+        self._unclaimed: set[str] = set()
+        """New at the last look, and nobody of the trial had them."""
         self._seen: set[str] = set()
         self._next = 0.0
 
@@ -106,6 +109,9 @@ class SegmentWatch:
     def update(self, members: Callable[[], Iterable[int]], now_or_never: bool = False) -> None:
         """Look for something new in /dev/shm, and only then at the trial's processes.
 
+        A file can be seen there, and an alarm goes off, a moment before its maker has it open. So
+        what is new and nobody's is looked at once more before it counts as another program's.
+
         Args:
             members: their pids.
             now_or_never: whether they are about to end; else looks are spaced by their cost.
@@ -117,8 +123,11 @@ class SegmentWatch:
         if names <= self._names:
             return
         cpu = time.thread_time()
-        self._seen |= used_by(members())
-        self._names = names
+        used = used_by(members())
+        self._seen |= used
+        unclaimed = names - self._names - used
+        self._names = names - (unclaimed - self._unclaimed)
+        self._unclaimed = unclaimed
         self._next = began + (time.thread_time() - cpu) / _MAX_SHARE
 
     def leave_note(self, pids: Iterable[int]) -> None:
