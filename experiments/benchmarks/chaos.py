@@ -82,7 +82,7 @@ def _judged(scene: Scene) -> Outcome:
     outcome = check(recorded, _completed(scene.completed), scene.hits, scene.verifications())
     check_launches(outcome, scene.launches, scene.hits, recorded)
     outcome.executor, outcome.studies = scene.executor, len(scene.studies)
-    outcome.left = [*scene.left_behind, *left]
+    outcome.left = [f"{what}, after {study}" for what, study in scene.left_behind.items()] + left
     outcome.wrong += scene.complaints
     return outcome
 

@@ -96,8 +96,9 @@ class Scene:
     hits: list[Hit] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     """What the faults themselves saw go wrong."""
-    left_behind: list[str] = field(default_factory=list)
-    """What was there after a driver had ended in order."""
+    left_behind: dict[str, str] = field(default_factory=dict)
+    """What was there after a driver had ended in order, and the study after whose launch it was
+    found."""
     sysv_before: set[system_v.Item] = field(default_factory=system_v.items)
 
     def __post_init__(self) -> None:
@@ -204,7 +205,7 @@ class Scene:
         states = dict(self.query("SELECT name, state FROM autotune_studies"))
         launch.state = states.get(launch.study, "")
         if status in (0, 1, 130):
-            self.left_behind += [f"{what} after {launch.study}" for what in self.nothing_left()]
+            self.left_behind |= dict.fromkeys(self.nothing_left(), launch.study)
         if status == 0:
             self._begin_study()
         return True
@@ -294,9 +295,12 @@ class Scene:
         return found
 
     def nothing_left(self, seconds: float = 10.0) -> list[str]:
-        """What is still there after some time for guardians to do their work."""
+        """What is still there, and was not found before, after some time for guardians to do their
+        work."""
         deadline = time.monotonic() + seconds
-        while (found := self.left()) and time.monotonic() < deadline:
+        while found := [what for what in self.left() if what not in self.left_behind]:
+            if time.monotonic() >= deadline:
+                break
             time.sleep(0.2)
         return found
 
