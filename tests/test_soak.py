@@ -18,7 +18,7 @@ from autotune.measuring.figures import Record, coarse
 from autotune.measuring.telemetry import Telemetry
 from autotune.memory import memory_trend
 from autotune.sides import Side, read_side
-from autotune.soak import Samples, SoakFigures, SoakSample, SoakSettings, soak
+from autotune.soak import SHORTEST_SECONDS, Samples, SoakFigures, SoakSample, SoakSettings, soak
 from autotune.study.observer import StudyObserver
 from autotune.trial import Event, Growing, GrowthEvent, SampleEvent, Window
 from tests.made_clips import write_clips
@@ -324,7 +324,7 @@ def test_a_clean_loader_is_not_accused(folder: Path, function: str) -> None:
     looks = Looks()
     # The shortest soak that the command line takes. In less, what forked workers copy as Python
     # first collects garbage in each of them (50 MiB at a time) can look like a rise without end.
-    shortest = replace(CLEAN, seconds=120.0)
+    shortest = replace(CLEAN, seconds=SHORTEST_SECONDS)
     outcome = soak(side(folder, function, every=0), shortest, observer=looks)
     assert outcome.memory.verdict == "holds"
     assert len(looks.found) >= 10
