@@ -21,7 +21,10 @@ from autotune.supervision.supervisor import environment_learnt, supervise
 from autotune.system import processes
 from autotune.trial import Event, ProbeRequest, TrialResult, TrialSpec
 
-_BATCH_SECONDS = 0.1
+_BATCH_SECONDS = 0.5
+"""Events wait so long for others, a result never: each answer costs all of Ray some milliseconds
+of CPU, on the machine that measures."""
+
 _AFTER_THE_TRIAL = 500
 """Ray puts its workers at 1000, where the trial is: the supervisor has to outlive it."""
 
@@ -84,8 +87,11 @@ class Slot:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._news.wait(left):
                     break
-            if self._result is None and self._events:
-                self._news.wait(_BATCH_SECONDS)  # windows of several ranks come together
+            batched = time.monotonic() + _BATCH_SECONDS
+            while self._events and self._result is None:
+                left = batched - time.monotonic()
+                if left <= 0 or not self._news.wait(left):
+                    break
             events, self._events = self._events, []
             result = self._result
         if uuid != self._uuid:
