@@ -242,6 +242,7 @@ def test_a_short_run_writes_its_file_and_accuses_nobody(folder: Path) -> None:
     assert len((folder / "soak.jsonl").read_text().splitlines()) - 2 >= 2
 
 
+@pytest.mark.long
 def test_the_wall_time_that_a_study_allows_its_trials_does_not_end_a_soak(folder: Path) -> None:
     limited = side(folder, "own", 0, overrides=["limits.wall_seconds=2"])
     outcome = soak(limited, SoakSettings(seconds=3.0, interval=0.5))
@@ -259,6 +260,7 @@ class Windows(StudyObserver):
             self.failed += event.window.failed
 
 
+@pytest.mark.long
 def test_samples_that_fail_before_the_first_batch_are_told_too(folder: Path) -> None:
     videos = write_clips(folder / "videos")
     for broken in sorted((videos / "class_0").iterdir())[:1]:

@@ -155,6 +155,7 @@ def test_bad_input_is_one_message(
     assert not list(Path().glob("soak-*.jsonl"))
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_with_the_verdict_so_far(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(LOADER)
     command = [sys.executable, "-m", "autotune", "soak", "python", "--interval", "1s"]
