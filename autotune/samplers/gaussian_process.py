@@ -192,15 +192,15 @@ def _starts(
     sampled = acqf.search_space.sample_normalized_params(PRELIMINARY, rng=rng)
     values = acqf.eval_acqf_no_grad(sampled)
     best = int(np.argmax(values))
-    # the acquisition function is a logarithm, so its exponential is what is promised
-    promise = np.exp(values - values[best])
+    # The acquisition function is a logarithm, so its exponential is what is promised. Where all is
+    # hopeless that is no number; and the smallest shares are rounded to none.
+    promise = np.nan_to_num(np.exp(values - values[best]))
     promise[best] = 0.0
+    shares = promise / max(promise.sum(), np.finfo(float).tiny)
     wanted = STARTS - 1 - (0 if given is None else len(given))
-    drawn = min(wanted, int(np.count_nonzero(promise)))
+    drawn = min(wanted, int(np.count_nonzero(shares)))
     chosen = [best]
     if drawn > 0:
-        chosen.extend(
-            rng.choice(len(sampled), size=drawn, replace=False, p=promise / promise.sum())
-        )
+        chosen.extend(rng.choice(len(sampled), size=drawn, replace=False, p=shares))
     picked: np.ndarray = sampled[chosen]
     return picked if given is None else np.vstack([picked, given])

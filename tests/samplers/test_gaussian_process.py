@@ -144,6 +144,31 @@ def _counted(acqf) -> Callable[[], int]:
     return lambda: count
 
 
+class Flat:
+    """An acquisition function with planted values, the same wherever it is asked."""
+
+    search_space = SearchSpace(SMALL)
+
+    def __init__(self, best: float, others: float) -> None:
+        self._best, self._others = best, others
+
+    def eval_acqf_no_grad(self, points: np.ndarray) -> np.ndarray:
+        values = np.full(len(points), self._others)
+        values[:3] = self._best
+        return values
+
+
+@pytest.mark.parametrize(
+    ("best", "others"),
+    [(0.0, -744.9), (0.0, -np.inf), (-np.inf, -np.inf), (0.0, 0.0)],
+    ids=["shares too small for a number", "one hope", "hopeless", "all alike"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_starts_are_found_whatever_is_promised(best: float, others: float) -> None:
+    found = maximize(Flat(best, others), np.random.RandomState(0))
+    assert found.shape == (len(SMALL),)
+
+
 def test_a_continuous_parameter_is_left_to_optunas_search(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     search = optuna.samplers.GPSampler._optimize_acqf
