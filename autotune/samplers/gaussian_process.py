@@ -194,7 +194,8 @@ def _starts(
     best = int(np.argmax(values))
     # The acquisition function is a logarithm, so its exponential is what is promised. Where all is
     # hopeless that is no number; and the smallest shares are rounded to none.
-    promise = np.nan_to_num(np.exp(values - values[best]))
+    with np.errstate(invalid="ignore"):
+        promise = np.nan_to_num(np.exp(values - values[best]))
     promise[best] = 0.0
     shares = promise / max(promise.sum(), np.finfo(float).tiny)
     wanted = STARTS - 1 - (0 if given is None else len(given))

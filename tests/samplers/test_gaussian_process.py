@@ -163,7 +163,7 @@ class Flat:
     [(0.0, -744.9), (0.0, -np.inf), (-np.inf, -np.inf), (0.0, 0.0)],
     ids=["shares too small for a number", "one hope", "hopeless", "all alike"],
 )
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_starts_are_found_whatever_is_promised(best: float, others: float) -> None:
     found = maximize(Flat(best, others), np.random.RandomState(0))
     assert found.shape == (len(SMALL),)
