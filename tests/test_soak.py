@@ -229,6 +229,7 @@ def run(folder: Path, function: str, every: int, **settings: Any) -> SoakFigures
     return outcome
 
 
+@pytest.mark.long
 def test_a_short_run_writes_its_file_and_accuses_nobody(folder: Path) -> None:
     outcome = run(folder, "own", every=1, seconds=4.0, interval=1.0)
     assert (outcome.holds, outcome.memory.verdict, outcome.rate.verdict) == (

@@ -265,6 +265,7 @@ def test_stop_ends_it_after_the_measurement_in_flight_and_launching_goes_on(
     assert "did you mean 'quick'?" in unknown.stderr
 
 
+@pytest.mark.long
 def test_sigterm_finishes_the_measurement_and_saves(
     running: tuple[Workplace, subprocess.Popen[str]],
 ) -> None:

@@ -237,6 +237,7 @@ def is_agent(pid: int) -> bool:
     return "Agent" in processes.command_of(pid)
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_driver_with_ray_that_is_killed() -> None:
     spec = specification(measurement=LONG, settings={"forkserver": True})
     command = [sys.executable, f"{FOLDER}/driver.py", "ray", spec.model_dump_json()]

@@ -87,6 +87,7 @@ def test_stages_that_cannot_be_run_alone_are_a_failure(changes: Any, cause: str)
     assert cause in result.failure.cause
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the test clips in {CLIPS}")
 def test_every_stage_of_the_real_pipeline_runs_alone_on_real_clips() -> None:
     changed = {"device": "cpu", "subclip_duration": 0.5, "batch_size": 8, "num_fetch_threads": 3}

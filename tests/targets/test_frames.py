@@ -63,6 +63,7 @@ def psnr(one: Any, other: Any) -> float:
 # ------------------------------------------------------------------ the frames themselves
 
 
+@pytest.mark.long
 def test_real_clips_come_back_within_jpegs_loss(shared_clips: Path, tmp_path: Path) -> None:
     real = shared_clips / "real"
     manifest = scan(extracted(real, tmp_path / "out"))

@@ -49,6 +49,7 @@ def measured(target: str, clips: Path, params: dict[str, Any], **fields: Any) ->
 # ------------------------------------------------------------------ every way to build it
 
 
+@pytest.mark.long
 def test_every_cache_and_transform_delivers_the_same_samples(clips: Path) -> None:
     variants: list[dict[str, Any]] = [
         {},

@@ -83,6 +83,7 @@ def test_random_windows_equal_the_reference_and_repeat(clips: Path, run_loaders:
     assert first["readback"]["subclip_start"] == "random"
 
 
+@pytest.mark.long
 def test_many_threads_deliver_the_same_samples(clips: Path, run_loaders: Any) -> None:
     manifest = scan(clips)
     samples = [expected(manifest, index, 0.0, 2.0) for index in range(len(manifest))]

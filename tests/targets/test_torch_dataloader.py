@@ -63,6 +63,7 @@ def test_room_in_shared_memory_that_another_worker_takes_is_named(
         new_tensor((1024, 256), torch.float32, shared=True)
 
 
+@pytest.mark.long
 def test_every_context_and_transform_delivers_the_same_samples(clips: Path) -> None:
     variants: list[dict[str, Any]] = [
         {},
@@ -112,6 +113,7 @@ def test_bytes_are_handed_over_where_the_setting_says_so(clips: Path) -> None:
     assert "wire_dtype: uint8" in refused["error"]["cause"]
 
 
+@pytest.mark.long
 def test_clips_scaled_after_batching_look_the_same(shared_clips: Path) -> None:
     import torch
 
