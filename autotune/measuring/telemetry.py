@@ -2,7 +2,7 @@
 
 CPU time, resident memory, processes and threads come from ``/proc``; GPU figures from NVML
 where there is one. The tree of processes is walked, and proportional memory is read, at a pace
-that adapts to what it costs: at most half a per cent of one core.
+that adapts to what it costs: at most a third of a per cent of one core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GIB = float(2**30)
 _MIB = float(2**20)
 _MAX_SAMPLES = 4096
 """Where there are more, every second one of the older half goes: hours fit into bounded memory."""
-_MAX_SHARE = 0.005
+_MAX_SHARE = 0.003
 _MIN_SECONDS = 0.2
 """Too short a stretch for counters that tick every hundredth of a second."""
 

@@ -1,6 +1,6 @@
 """What a measurement may use: memory, GPU memory, processes and wall time, watched from outside.
 
-    every poll     memory left on the machine, its threads, what the known processes hold
+    as soon as memory could be short     memory left, threads, what the known processes hold
     when one of them moved, or now and then     which processes there are, and what they hold
 
 A trial over a limit is ended by its supervisor, with the figure in the failure's cause, before
@@ -10,10 +10,10 @@ the kernel or Ray's memory monitor picks a process to kill: that might be the dr
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autotune.system import control_groups
@@ -35,6 +35,11 @@ FLOOR_SHARE = 0.06
 _SMALLEST_DEFAULT = 2**30
 
 GIB = float(2**30)
+_FASTEST_GIB = 8.0
+"""More memory than a core can write to for the first time in a second, huge pages included."""
+_SHORTEST_SECONDS = 0.1
+_LONGEST_SECONDS = 0.3
+"""Between two looks at figures that are cheap to read, however far off every limit is."""
 _SLOW_SECONDS = 1.0
 _MAX_SHARE = 0.002
 """Of one core, for looking without a reason."""
@@ -107,6 +112,8 @@ class LimitWatch:
         self._gpu = _GpuMemory.open(limits.gpu_memory_gib)
         self._now = now
         self._began = now()
+        self._fastest = _FASTEST_GIB * GIB * len(os.sched_getaffinity(0))
+        self._next = -1e9
         self._looked = -1e9
         self._cost = self._resident_cost = 0.0
         self._next_resident = 0.0
@@ -115,9 +122,18 @@ class LimitWatch:
         self._held = 0
         self._next_gpu = 0.0
 
+    @property
+    def due_seconds(self) -> float:
+        """How soon `exceeded` is to be asked again; negative where it should have been."""
+        return self._next - self._now()
+
     def exceeded(self, tree: ProcessTree) -> Failure | None:
-        """The failure to record if the trial has to be ended now; cheap to call often."""
+        """The failure to record if the trial has to be ended now; before `due_seconds` it costs
+        nothing to ask, and nothing is looked at."""
         now = self._now()
+        if now < self._next:
+            return None
+        self._next = now + _SHORTEST_SECONDS
         bounds = self._bounds
         if bounds.wall_seconds is not None and now - self._began > bounds.wall_seconds:
             cause = f"still running {bounds.wall_seconds:g} s after its start (limits.wall_seconds)"
@@ -128,6 +144,7 @@ class LimitWatch:
             if failure is not None:
                 return failure
         available = self._memory.available()
+        self._next = now + self._patience(available)
         threads, newest = _threads()
         if not (
             self._grew_too_big(now, tree) or self._worth_a_look(now, available, threads, newest)
@@ -143,6 +160,7 @@ class LimitWatch:
         if self._held > bounds.memory or available < bounds.floor:
             self._held = sum(proportional(member.pid) for member in members)
         self._cost = time.thread_time() - began
+        self._next = now + self._patience(available)
         if len(members) > bounds.processes:
             return _too_many(len(members), bounds.processes)
         if self._held > bounds.memory:
@@ -155,6 +173,11 @@ class LimitWatch:
         """Let go of NVML."""
         if self._gpu is not None:
             self._gpu.close()
+
+    def _patience(self, available: int) -> float:
+        """Seconds in which no limit of memory can be reached, within reason."""
+        room = min(self._bounds.memory - self._held, available - self._bounds.floor)
+        return max(_SHORTEST_SECONDS, min(_LONGEST_SECONDS, room / self._fastest))
 
     def _grew_too_big(self, now: float, tree: ProcessTree) -> bool:
         """Whether the processes known may be over the limit, as others give memory back."""
@@ -238,8 +261,11 @@ def _field(path: str, name: bytes) -> int:
 
 def _threads() -> tuple[int, int]:
     """Threads on the machine, and the newest one's id; see proc_loadavg(5)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path("/proc/loadavg").read_bytes().split()
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError),
+        open("/proc/loadavg", "rb", buffering=0) as file,
+    ):
+        fields = file.read().split()
         return int(fields[3].partition(b"/")[2]), int(fields[4])
     return 0, 0
 

@@ -41,7 +41,10 @@ from autotune.trial import (
     Window,
 )
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.3
+"""The longest wait between two looks; limits may ask for a shorter one."""
+_LOOK_SECONDS = 1.0
+"""Between two looks for shared memory, which sets off an alarm, and for somebody who watches."""
 _EXIT_SECONDS = 2.0
 """A worker that ends closes the event pipe a little before it is gone."""
 
@@ -126,6 +129,8 @@ class _Supervision:
         self._evidence = Evidence()
         self._notes: list[str] = []
         self._before = Before()
+        self._alarmed = False
+        self._next_look = 0.0
         self._looked_last = False
         self._watched = False
         self._limits = LimitWatch(spec.limits, spec.ranks)
@@ -187,6 +192,7 @@ class _Supervision:
         """Read until the worker exits or has to be ended; sets why."""
         exit_descriptor = os.pidfd_open(worker.pid)
         alarm = self._before.segments.open_alarm()
+        self._alarmed = alarm is not None
         takers: dict[int, Callable[[bytes], None]] = {
             events: self._seen.take_events,
             log: self._seen.take_log,
@@ -198,20 +204,20 @@ class _Supervision:
                 for descriptor in (*takers, exit_descriptor, *([] if alarm is None else [alarm])):
                     selector.register(descriptor, selectors.EVENT_READ)
                 while True:
-                    for key, _ in selector.select(_POLL_SECONDS):
+                    for key, _ in selector.select(self._pause()):
                         if key.fd == exit_descriptor:
                             self._seen.note_exit()
                             return
                         if key.fd == alarm:
                             quiet(key.fd)
+                            self._next_look = 0.0
                             continue
                         data = read(key.fd)
                         if data == b"":
                             selector.unregister(key.fd)
                         if data is not None:
                             takers[key.fd](data)
-                    self._look(tree)
-                    self._tell_of_watchers(worker)
+                    self._look(tree, worker)
                     if self._must_end(tree):
                         return
         finally:
@@ -219,13 +225,24 @@ class _Supervision:
             if alarm is not None:
                 os.close(alarm)
 
-    def _look(self, tree: ProcessTree) -> None:
-        """Remember what is the trial's while it can still be seen."""
+    def _pause(self) -> float:
+        """Seconds to wait for something to happen."""
+        return max(0.0, min(_POLL_SECONDS, self._limits.due_seconds))
+
+    def _look(self, tree: ProcessTree, worker: subprocess.Popen[bytes]) -> None:
+        """Remember what is the trial's while it can still be seen; notice who watches."""
         ending = self._seen.end_time is not None and not self._looked_last
+        now = time.monotonic()
+        if now < self._next_look and not ending:
+            return
         if ending:
             self._looked_last = True
             tree.update()
-        self._before.segments.update(tree.remaining, now_or_never=ending)
+        segments = self._before.segments
+        segments.update(tree.remaining, now_or_never=ending)
+        soon = segments.undecided or not self._alarmed
+        self._next_look = now + (_POLL_SECONDS if soon else _LOOK_SECONDS)
+        self._tell_of_watchers(worker)
 
     def _tell_of_watchers(self, worker: subprocess.Popen[bytes]) -> None:
         """Have the worker publish once somebody has made the folder for it (`autotune watch`)."""

@@ -106,6 +106,12 @@ class SegmentWatch:
             return None
         return descriptor
 
+    @property
+    def undecided(self) -> bool:
+        """Whether something new may be there that was not looked at yet, or was nobody's when it
+        was, which may have been too early."""
+        return time.monotonic() < self._next or not self._unclaimed <= self._names
+
     def update(self, members: Callable[[], Iterable[int]], now_or_never: bool = False) -> None:
         """Look for something new in /dev/shm, and only then at the trial's processes.
 

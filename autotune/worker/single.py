@@ -36,7 +36,6 @@ from autotune.worker.channel import Control, EventWriter
 from autotune.worker.departure import Departure, flush
 from autotune.worker.faults import failure_of
 from autotune.worker.live import Live
-from autotune.worker.locating import Locating
 
 
 def run_single(
@@ -108,6 +107,8 @@ def _measure(
             report_stages(target, context, emit)
             return
         if spec.locate_seconds is not None:
+            from autotune.worker.locating import Locating  # rarely asked for, and slow to import
+
             locating = Locating(spec.locate_seconds, emit, rank)
             locating.start()
             stack.callback(locating.stop)

@@ -118,6 +118,24 @@ def test_shared_pages_do_not_count_twice(machine: Machine, monkeypatch: pytest.M
     assert watch.exceeded(FakeTree(8)) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("available", [80, 40, 8])
+def test_looks_are_as_close_as_memory_could_run_out_and_others_cost_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, available: int
+) -> None:
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda pid: range(64))  # 512 GiB a second
+    moment = [0.0]
+    watch = LimitWatch(Limits(), now=lambda: moment[0])
+    machine.gib = available
+    assert watch.exceeded(held(monkeypatch, 2)) is None
+    limit = default_host_limit(100 * GIB, 80 * GIB) / GIB - 2
+    room = min(limit, available - 100 * FLOOR_SHARE)
+    assert watch.due_seconds == pytest.approx(min(0.3, max(0.1, room / 512)))
+    machine.gib = 1
+    assert watch.exceeded(held(monkeypatch, 2)) is None  # not yet
+    moment[0] += 1
+    assert watch.exceeded(held(monkeypatch, 2)) is not None
+
+
 def fake_nvml(processes: dict[int, int], used: list[int]) -> Any:
     """NVML with one GPU: memory by pid, and in all (the last answer stays)."""
     nvml = types.ModuleType("pynvml")
