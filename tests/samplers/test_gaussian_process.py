@@ -22,11 +22,13 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from autotune.samplers import gaussian_process
 from autotune.samplers.factory import make_sampler
 from autotune.samplers.gaussian_process import (
     FEW_CHOICES,
     DiscreteGPSampler,
     maximize,
+    most_telling,
     neighbours,
 )
 
@@ -219,6 +221,34 @@ def test_what_a_first_proposal_loads_is_loaded_before_it(
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == str(loads)
     assert "study" not in told.stderr
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(2, 30))
+def test_the_best_and_an_even_sample_of_the_others_tell_most(values: list[int], most: int) -> None:
+    trials = [optuna.trial.create_trial(value=float(value)) for value in values]
+    chosen = most_telling(trials, most)
+    assert len(chosen) == len({id(t) for t in chosen}) == min(most, len(trials))
+    if len(trials) > most:
+        ranked = sorted(values, reverse=True)
+        found = sorted((t.value for t in chosen), reverse=True)
+        assert found[: most // 2] == ranked[: most // 2]
+        gaps = len(values) / (most - most // 2)  # of ranks; never a longer one than that
+        for i in range(len(found) - 1):
+            between = [v for v in ranked if found[i + 1] < v < found[i]]
+            assert len(between) <= gaps + 1
+
+
+def test_a_long_study_is_fitted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+
+    def count(sampler, study, completed_trials, running_trials, search_space):
+        fitted.append(len(completed_trials))
+        return {}
+
+    monkeypatch.setattr(gaussian_process, "MOST_FITTED", 8)
+    monkeypatch.setattr(optuna.samplers.GPSampler, "_sample_relative_impl", count)
+    searched(SMALL, 14)
+    assert fitted == [5, 6, 7, 8, 8, 8, 8, 8, 8]
 
 
 def test_ten_random_trials_never_load_torch() -> None:
