@@ -59,6 +59,19 @@ COLUMNS = (
     *(MeasurementRow.resources[name].as_float().label(name) for name in CACHE),
 )
 
+# What `between_runs` needs of them: a study asks it after every run.
+REPEAT_COLUMNS = (
+    MeasurementRow.trial_number,
+    MeasurementRow.arm,
+    MeasurementRow.machine_hash,
+    MeasurementRow.dataset_hash,
+    MeasurementRow.stopped_early,
+    MeasurementRow.contaminated,
+    MeasurementRow.samples_per_second,
+    MeasurementRow.within_low,
+    MeasurementRow.within_high,
+)
+
 Run = Row[Any]
 Place = tuple[str | None, str | None]
 """Hashes of the machine and the data that a figure belongs to."""
@@ -68,10 +81,10 @@ Spread = tuple[float, float, float]
 half-width within the runs it comes from: the last arguments of `stats.published_interval`."""
 
 
-def finished_runs(study_id: int) -> Any:
-    """The statement that reads `COLUMNS` of the runs of a study that gave a figure."""
+def finished_runs(study_id: int, columns: Iterable[Any] = COLUMNS) -> Any:
+    """The statement that reads ``columns`` of the runs of a study that gave a figure."""
     return (
-        select(*COLUMNS)
+        select(*columns)
         .where(
             MeasurementRow.study_id == study_id,
             MeasurementRow.state == "finished",
@@ -84,7 +97,7 @@ def finished_runs(study_id: int) -> Any:
 
 
 def between_runs(
-    trials: Sequence[TrialRow],
+    params: Mapping[int, Mapping[str, Any]],
     runs: Iterable[Run],
     verifications: Iterable[VerificationRecord],
 ) -> dict[Place, Spread]:
@@ -93,15 +106,19 @@ def between_runs(
     Every run counts, whatever it was made for: what matters is that one configuration was
     measured more than once on one machine and data set. The baseline arm of a verification ran
     the baseline's configuration, not the trial's.
+
+    Args:
+        params: of each trial, by its number.
+        runs: with `REPEAT_COLUMNS`.
     """
-    params = {trial.number: _canonical(trial.params) for trial in trials}
+    configurations = {number: _canonical(values) for number, values in params.items()}
     baselines = {v.trial_number: _canonical(v.baseline_params) for v in verifications}
     groups: dict[Place, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         place = groups[run.machine_hash, run.dataset_hash]  # there even if all of it is left out
         if run.stopped_early or run.contaminated:
             continue  # an estimate, not a whole run; or what others did differs between them
-        known = baselines if run.arm == "baseline" else params
+        known = baselines if run.arm == "baseline" else configurations
         configuration = known.get(run.trial_number, f"{run.trial_number}:{run.arm}")
         place[configuration].append(run)
     return {

@@ -13,6 +13,7 @@ from autotune.exceptions import InputError
 from autotune.expressions import Expression
 from autotune.storage.connection import Store
 from autotune.storage.figures import (
+    REPEAT_COLUMNS,
     SEARCH_ROLES,
     Run,
     Spread,
@@ -138,7 +139,7 @@ class Queries(Store):
         runs: list[Run] = list(session.execute(finished_runs(study.id)))
         verifications = self._verifications(session, study.id)
         latest = {v.trial_number: v for v in verifications}
-        between = between_runs(rows, runs, verifications)
+        between = between_runs({row.number: row.params for row in rows}, runs, verifications)
         searched: dict[int, list[Run]] = defaultdict(list)
         for run in runs:
             if run.role in SEARCH_ROLES and run.trial_number is not None:
@@ -167,11 +168,17 @@ class Queries(Store):
 
         def estimate(session: Session) -> Spread:
             study = study_row(session, study_id)
-            runs: list[Run] = list(session.execute(finished_runs(study.id)))
+            runs: list[Run] = list(session.execute(finished_runs(study.id, REPEAT_COLUMNS)))
             if not runs:
                 return spread_of([])
-            rows = session.scalars(select(TrialRow).where(TrialRow.study_id == study.id)).all()
-            between = between_runs(rows, runs, self._verifications(session, study.id))
+            rows = session.execute(
+                select(TrialRow.number, TrialRow.params).where(TrialRow.study_id == study.id)
+            )
+            between = between_runs(
+                {row.number: row.params for row in rows},
+                runs,
+                self._verifications(session, study.id),
+            )
             last = runs[-1]
             return between[last.machine_hash, last.dataset_hash]
 
