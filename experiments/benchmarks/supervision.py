@@ -2,10 +2,9 @@
 
     python -m experiments.benchmarks.supervision [--clips DIR] [-o supervision.json]
 
-1. One configuration in a plain loop of a plain process, and the same in a worker with windows,
-   stage statistics, telemetry, supervisor and guardian; fresh processes, interleaved blocks in
-   random order, both counted over the same stretch after the first batch. Goal: the ratio's
-   loss is at most 1 %.
+1. One configuration, in runs in which windows, statistics, telemetry and supervisor are switched
+   off in every second slice of a second (see `switched`): the ratio of neighbouring slices, and,
+   as that is noisy, the CPU time of all that is switched. Goal: the loss is at most 1 %.
 2. A study: the time from one trial's start to the next one's, less the measurement itself and
    less what the target takes from its import to its first batch. Goal: at most 1.0 s (median),
    of which proposing, storing and cleaning up, from a worker's exit to the next worker's start,
@@ -15,31 +14,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import multiprocessing
 import os
-import random
+import signal
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from autotune.config import Experiment
 from autotune.exceptions import AutotuneError
 from autotune.plugins import load_target
-from autotune.stats import RatioEstimate, ratio_interval
+from autotune.stats import RatioEstimate
 from autotune.storage import Database
 from autotune.study.launching import launch_experiment
-from autotune.trial import Params, TrialResult
+from autotune.trial import Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set
+from experiments.benchmarks.switched import SWITCHED, Plan, Slice, cpu_share, on_over_off, slices_of
 
 LOSS_GOAL = 0.01
 TRIAL_GOAL_SECONDS = 1.0
 BETWEEN_GOAL_SECONDS = 0.3
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 2.0
+SLICE_SECONDS = 1.0
 PARAMS: Params = {
     "device": "cpu",
     "subclip_duration": 0.5,
@@ -78,71 +81,67 @@ def complete(params: Params) -> Params:
     return load_target("spdl_video").Params(**params).model_dump()
 
 
-def bare(runner: _common.Runner, params: Params, seconds: float) -> float:
-    """samples/s of the plain loop.
+def switched_run(runner: _common.Runner, seed: int, pairs: int) -> list[Slice]:
+    """The slices of one run of about so many pairs.
+
+    The supervisor is a process of its own: who runs a benchmark is not to be stopped with it.
 
     Raises:
-        AutotuneError: if it failed.
+        AutotuneError: if the run failed.
     """
-    spec = runner.specification("spdl_video", params, settings=dict(_common.SETTINGS))
-    wanted = load_target("spdl_video").environment(params, spec.settings)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.benchmarks.bare_loop",
-            f"{SETTLE_SECONDS}",
-            f"{seconds}",
-        ],
-        input=spec.model_dump_json() + "\n",
-        capture_output=True,
-        text=True,
-        env={**os.environ, **wanted},
-        cwd=_common.REPOSITORY,
-        check=False,
+    seconds = 2 * pairs * SLICE_SECONDS + SETTLE_SECONDS
+    with _common.scratch_folder("switched") as folder:
+        output = folder / "slices"
+        fresh = multiprocessing.get_context("spawn")
+        why, tell = fresh.Pipe(duplex=False)
+        process = fresh.Process(target=_supervised, args=(runner, seed, seconds, str(output), tell))
+        process.start()
+        tell.close()
+        try:
+            process.join(timeout=2 * seconds + 60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGCONT)
+            process.terminate()
+            process.join()
+        try:
+            failed = why.recv()
+        except EOFError:
+            failed = f"its supervisor ended with status {process.exitcode}"
+        if failed:
+            raise AutotuneError(f"a switched run failed: {failed}")
+        return slices_of(output)
+
+
+def _supervised(
+    runner: _common.Runner, seed: int, seconds: float, output: str, tell: Connection
+) -> None:
+    plan = Plan(
+        target="spdl_video",
+        what="measuring",
+        output=output,
+        stop=[os.getpid()],
+        slice_seconds=SLICE_SECONDS,
+        settle_seconds=SETTLE_SECONDS,
+        seed=seed,
     )
-    if done.returncode != 0:
-        raise AutotuneError(f"the plain loop failed: {done.stderr[-500:]}")
-    return float(done.stdout.splitlines()[-1])
+    os.environ.update(plan.in_environment())
+    result = runner.measure(SWITCHED, complete(PARAMS), seconds)
+    tell.send("" if result.measurement is not None else _common.why_failed(result))
 
 
-def measured(runner: _common.Runner, params: Params, seconds: float) -> float:
-    """samples/s of a worker, over the stretch in which the plain loop counts.
-
-    Raises:
-        AutotuneError: if the measurement failed.
-    """
-    result = runner.measure("spdl_video", params, SETTLE_SECONDS + seconds)
-    if result.measurement is None:
-        raise AutotuneError(_common.why_failed(result))
-    return settled_rate(result)
-
-
-def settled_rate(result: TrialResult) -> float:
-    """samples/s from the first batch that came `SETTLE_SECONDS` after counting began."""
-    arrivals = [t for w in result.windows for t in w.arrivals]
-    samples = [n for w in result.windows for n in w.batch_samples]
-    settled = result.windows[0].start + SETTLE_SECONDS
-    first = next(i for i, t in enumerate(arrivals) if t >= settled)
-    return sum(samples[first + 1 :]) / (arrivals[-1] - arrivals[first])
-
-
-def compare(
-    runner: _common.Runner, blocks: int, seconds: float
-) -> tuple[RatioEstimate, dict[str, list[float]]]:
-    """Measured over bare, in interleaved blocks."""
-    params = complete(PARAMS)
-    rates: dict[str, list[float]] = {"measured": [], "bare": []}
-    order = random.Random(0)
-    for block in range(blocks):
-        arms = [("measured", measured), ("bare", bare)]
-        order.shuffle(arms)
-        for name, run in arms:
-            rates[name].append(run(runner, params, seconds))
+def compare(runner: _common.Runner, runs: int, pairs: int) -> tuple[RatioEstimate, list[Slice]]:
+    """Measured over bare, over the pairs of all runs; a run's last slice may lack its other."""
+    slices: list[Slice] = []
+    for run in range(runs):
+        made = switched_run(runner, run, pairs)
+        slices += made[: len(made) // 2 * 2]
+        found = on_over_off(slices)
         _common.say(
-            f"block {block + 1}: " + ", ".join(f"{n} {r[-1]:.1f}/s" for n, r in rates.items())
+            f"run {run + 1}: {found.ratio:.4f} ({found.low:.4f} to {found.high:.4f}), "
+            f"{found.blocks} pairs"
         )
-    return ratio_interval(rates["measured"], rates["bare"]), rates
+    return on_over_off(slices), slices
 
 
 def trial_costs(data: Path, trials: int, folder: Path) -> list[TrialCost]:
@@ -187,16 +186,22 @@ def trial_costs(data: Path, trials: int, folder: Path) -> list[TrialCost]:
     return costs
 
 
-def report(ratio: RatioEstimate, costs: Sequence[TrialCost]) -> str:
-    """Both answers, as Markdown."""
+def report(ratio: RatioEstimate, share: float, costs: Sequence[TrialCost]) -> str:
+    """All answers, as Markdown."""
     own = statistics.median(c.own for c in costs)
     between = statistics.median(c.between for c in costs)
     rows = [
         [
             "measured / bare, samples/s",
             f"at least {1 - LOSS_GOAL:.2f}",
-            f"{ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {ratio.blocks} blocks",
+            f"{ratio.ratio:.4f} ({ratio.low:.4f} to {ratio.high:.4f}), {ratio.blocks} pairs",
             ratio.ratio >= 1 - LOSS_GOAL,
+        ],
+        [
+            "CPU time of measuring, of the machine",
+            f"at most {LOSS_GOAL:.0%}",
+            f"{share:.2%}",
+            share <= LOSS_GOAL,
         ],
         [
             "a trial besides target and measurement, median s",
@@ -224,24 +229,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run both parts and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=Path, default=_common.SHARED_CLIPS)
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=3.0, help="counted in each run")
-    parser.add_argument("--trials", type=int, default=14)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=50, help="of slices, in each run")
+    parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("-o", "--output", type=Path, help="JSON file; a .md is written beside it")
     options = parser.parse_args(argv)
     with _common.scratch_folder("supervision") as folder:
         clips, _ = linked_set(options.clips, folder / "clips")
         runner = _common.Runner(clips, folder)
         runner.prewarm()
-        ratio, rates = compare(runner, options.blocks, options.seconds)
+        ratio, slices = compare(runner, options.runs, options.pairs)
         costs = trial_costs(clips, options.trials, folder)
-    text = report(ratio, costs)
+    facts = _common.machine_facts()
+    share = cpu_share(slices, facts["cores"])
+    text = report(ratio, share, costs)
     print(text)
     if options.output is not None:
         document = {
-            "machine": _common.machine_facts(),
+            "machine": facts,
             "ratio": asdict(ratio),
-            "rates": rates,
+            "cpu_share_of_machine": share,
+            "slices": [asdict(each) for each in slices],
             "trials": [asdict(cost) | {"own": cost.own} for cost in costs],
         }
         _common.write_json(options.output, document)
