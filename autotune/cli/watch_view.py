@@ -12,7 +12,7 @@ from autotune.live.watcher import Watcher
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
 HISTORY_SECONDS = 60.0
 """What the small graphs show."""
@@ -21,6 +21,9 @@ GRAPH_WIDTH = 15
 BAR_WIDTH = 10
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_ROWS = 24
+_NAME_WIDTH = 14
+_NUMBERS = (1, 2, 3)
+"""Columns of the table of stages that hold numbers."""
 _SILENT_SECONDS = 3.0
 
 Row = tuple[str, str]
@@ -136,33 +139,48 @@ def _memory_series(watcher: Watcher, now: float) -> list[float | None]:
     return found
 
 
-def _table(watcher: Watcher, recent: Point) -> Table:
-    """A row a stage with the queue behind it; queues of other names follow."""
-    from rich.table import Table
+def _table(watcher: Watcher, recent: Point) -> Text:
+    """A row a stage with the queue behind it; queues of other names follow.
+
+    As text: a Rich table of this size takes ten times as long to draw, beside what is watched.
+    """
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, max_width=14)
-    for _ in range(3):
-        table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
     stages = {stage.name: stage for stage in recent.stages}
     queues = {queue.name: queue for queue in recent.queues}
-    names = list(dict.fromkeys([*stages, *queues]))[:_MOST_ROWS]
-    header = ("stage", "busy", "ms", "tasks/s", "queue behind it", "its last minute")
-    table.add_row(*(Text(text, style="bold") for text in header))
     series = watcher.history.series(time.time(), HISTORY_SECONDS, GRAPH_WIDTH)
-    for name in names:
-        history = [_filled(point, name) for point in series]
-        cells = [
-            name,
-            *_stage_cells(stages.get(name)),
-            _queue_cell(queues.get(name)),
-            graph(history),
+    rows = [("stage", "busy", "ms", "tasks/s", "queue behind it", "its last minute")]
+    for name in list(dict.fromkeys([*stages, *queues]))[:_MOST_ROWS]:
+        history = graph([_filled(point, name) for point in series])
+        rows.append((name, *_stage_cells(stages.get(name)), _queue_cell(queues.get(name)), history))
+    header, *others = _aligned(rows)
+    text = Text(header, style="bold", no_wrap=True, overflow="ellipsis", end="")
+    text.append("".join(f"\n{line}" for line in others), style="not bold")
+    return text
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two blanks apart, the numbers to the right."""
+    from rich.cells import cell_len, set_cell_size
+
+    cells = [[_short(row[0]), *row[1:]] for row in rows]
+    widths = [max(cell_len(row[i]) for row in cells) for i in range(len(rows[0]))]
+    lines = []
+    for row in cells:
+        parts = [
+            " " * (width - cell_len(cell)) + cell if i in _NUMBERS else set_cell_size(cell, width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def _short(name: str) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(name) <= _NAME_WIDTH:
+        return name
+    return set_cell_size(name, _NAME_WIDTH - 1) + "…"
 
 
 def _filled(point: Point | None, name: str) -> float | None:
