@@ -120,6 +120,7 @@ def measure_experiment(
     values: Mapping[str, Any] | None = None,
     *,
     base: Mapping[str, Any] | None = None,
+    where: str | None = None,
 ) -> Experiment:
     """The experiment of a single measurement: its baseline is the configuration to measure.
 
@@ -128,6 +129,7 @@ def measure_experiment(
         overrides: ``key.path=value`` of an experiment, e.g. ``target.num_frames=8``.
         values: dotted key -> value, for options that stand for a key.
         base: what an experiment file would hold besides; ``overrides`` and ``values`` go first.
+        where: what messages begin with; default: ``measure TARGET``.
 
     Raises:
         InputError: for anything that an experiment does not accept.
@@ -136,7 +138,7 @@ def measure_experiment(
     if flags:
         given["baseline"] = shlex.join(flags)
     document = {**(base or {}), "target": {"name": target}}
-    return experiment_from(document, overrides, given, where=f"measure {target}")
+    return experiment_from(document, overrides, given, where=where or f"measure {target}")
 
 
 def measure(

@@ -205,7 +205,10 @@ def _of_flags(text: str, words: list[str], beside: Side | None, given: _Given) -
         return Side(text, plan, plan.space.complete({**plan.fixed, **named}))
     values = given.for_target(target, None if beside is None else beside.plan.data_dir)
     base = {"measurement": SHORT}
-    plan = resolve(measure_experiment(target, flags, given.overrides, values, base=base))
+    experiment = measure_experiment(
+        target, flags, given.overrides, values, base=base, where=repr(text)
+    )
+    plan = resolve(experiment)
     return Side(text, plan, plan.baseline)
 
 

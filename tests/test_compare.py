@@ -96,7 +96,7 @@ def test_flags_beside_a_study_are_measured_as_that_study_does(
     ("a", "told"),
     [
         ("", "is empty"),
-        ("spdl_video --num-demux 3", "--num-demux"),
+        ("spdl_video --num-demux 3", "^'spdl_video --num-demux 3': .*unknown flag --num-demux"),
         ("'unclosed", "No closing quotation"),
         ("spdl_vide --num-demux-threads 3", "there is no target 'spdl_vide'"),
         ("nothing", "no study 'nothing'"),
