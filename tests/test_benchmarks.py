@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import numpy as np
 import pytest
 
 from autotune.exceptions import InputError
-from autotune.system import machine
-from autotune.trial import Params
+from autotune.measuring.telemetry import Telemetry
+from autotune.system import machine, processes
+from autotune.targets.base import Batch, Loader
+from autotune.trial import FailedClip, Params, StageStats
 from experiments.benchmarks import (
     _common,
     gpu_grid,
@@ -24,7 +28,7 @@ from experiments.benchmarks import (
     gpu_report,
     gpu_sweep,
     prefetch_cache,
-    watching,
+    switched,
 )
 from experiments.benchmarks.contenders import Contender, contenders, goals
 from experiments.benchmarks.gpu_check import Check, slug
@@ -345,27 +349,75 @@ def test_every_contender_delivers_what_is_compared(name: str, tmp_path: Path) ->
     assert result.measurement.failed == 0
 
 
-# --------------------------------------------------------------------------- watching
+# --------------------------------------------------------------------------- switched
 
 
-def test_the_cost_of_watching_is_paired_within_blocks_and_over_all_cores() -> None:
-    def run(block: int, watched: bool, rate: float | None) -> watching.Run:
-        cost: dict[str, Any] = {
-            "seconds": 4.0,
-            "watcher_cpu_seconds": 0.04,
-            "publisher_cpu_seconds": 0.01,
-            "published_seconds": 5.0,
-        }
-        spent = None if rate is None else 1000 / rate
-        figures = {"cpu_milliseconds_per_sample": spent, **(cost if watched else {})}
-        return watching.Run("spdl_video", block, watched, rate, **figures)
+def cut(on: bool, samples: int, loop: float = 0.01, own: float = 0.0) -> switched.Slice:
+    return switched.Slice(on, samples, 10, 1.0, loop, own)
 
-    runs = [run(0, True, 99.0), run(0, False, 100.0), run(1, True, 198.0), run(1, False, 200.0)]
-    runs += [run(2, True, None), run(2, False, 500.0)]
-    (found,) = watching.summarize(runs, cores=2)
-    assert found["blocks"] == 2
-    assert found["rate"]["ratio"] == pytest.approx(0.99)
-    assert found["cpu_per_sample"]["ratio"] == pytest.approx(1 / 0.99)
-    assert found["watcher_cores"] == pytest.approx(0.01)
-    assert found["publisher_cores"] == pytest.approx(0.002)
-    assert found["cpu_share_of_machine"] == pytest.approx(0.006)
+
+def test_what_is_switched_is_compared_within_pairs_of_either_order() -> None:
+    slices = [cut(True, 99), cut(False, 100), cut(False, 200), cut(True, 198), cut(True, 7)]
+    found = switched.on_over_off(slices)
+    assert found.blocks == 2
+    assert found.ratio == pytest.approx(0.99)
+
+
+def test_the_cpu_time_of_what_is_switched_is_its_own_and_what_a_batch_takes_more() -> None:
+    slices = [cut(True, 99, loop=0.03, own=0.04), cut(False, 100, loop=0.01)]
+    assert switched.cpu_share(slices, cores=2) == pytest.approx((0.04 + 0.02) / 2)
+
+
+class _Endless(Loader):
+    """A batch of one sample a millisecond."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            time.sleep(0.001)
+            yield Batch(None, None, 1, 1, 1, 1)
+
+    def readback(self) -> Params:
+        return {}
+
+    def stage_stats(self) -> list[StageStats]:
+        return []
+
+    def failed(self) -> tuple[int, list[FailedClip]]:
+        return 0, []
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_it_is_off_the_process_is_stopped_and_no_batch_is_handed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Telemetry, "_sample", Telemetry._sample)  # put back at the end
+    with subprocess.Popen(["sleep", "60"]) as process:
+        plan = switched.Plan(
+            target="made_up",
+            what="measuring",
+            output=str(tmp_path / "slices"),
+            stop=[process.pid],
+            slice_seconds=0.05,
+            settle_seconds=0.05,
+        )
+        loader = switched.SwitchedLoader(_Endless(), plan)
+        try:
+            handed_on = sum(1 for _ in itertools.islice(loader, 200))
+            slices = switched.slices_of(tmp_path / "slices")
+            assert {s.on for s in slices[:2]} == {True, False}
+            assert sum(s.samples for s in slices if s.on) <= handed_on
+            assert sum(s.samples for s in slices if not s.on) > 0
+            loader._switch(False)
+            assert state_of(process.pid) == "T"
+            loader.close()
+            assert state_of(process.pid) != "T"
+        finally:
+            process.kill()
+
+
+def state_of(pid: int) -> str:
+    time.sleep(0.05)
+    fields = processes.stat_fields(pid)
+    return "" if fields is None else str(fields[0])

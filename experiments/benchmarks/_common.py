@@ -95,7 +95,6 @@ class Runner:
         settings: Mapping[str, Any] | None = None,
         consumer: ConsumerSpec | None = None,
         startup_seconds: float = 120.0,
-        on_event: Callable[[Event], None] = lambda event: None,
     ) -> TrialResult:
         """One measurement, counted for ``seconds`` after its first batch."""
         spec = self.specification(
@@ -109,7 +108,7 @@ class Runner:
             ),
             limits=Limits(startup_seconds=startup_seconds, silence_seconds=30, shutdown_seconds=10),
         )
-        return self.supervise(spec, on_event)
+        return self.supervise(spec)
 
     def specification(self, target: str, params: Params, **fields: Any) -> TrialSpec:
         """A measurement on this data; ``fields`` are others of a `TrialSpec`."""

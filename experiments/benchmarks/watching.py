@@ -29,8 +29,7 @@ from autotune.exceptions import AutotuneError
 from autotune.live.channel import FolderChannel
 from autotune.publishing.publisher import LIVE_VARIABLE
 from autotune.stats import RatioEstimate
-from autotune.system import processes
-from autotune.trial import Event, Params
+from autotune.trial import Params
 from experiments.benchmarks import _common
 from experiments.benchmarks.clip_sets import linked_set
 from experiments.benchmarks.switched import SWITCHED, Plan, Slice, on_over_off, slices_of
@@ -55,10 +54,8 @@ class Watched:
 
     target: str
     slices: list[Slice]
-    watcher_cores: float
-    """CPU time of the process of `autotune watch`, per second of the slices in which it ran."""
     publisher_cores: float
-    """Of the publishing thread, likewise."""
+    """CPU time of the publishing thread, as it says itself, per second of being watched."""
     lines: int
     dropped: int
 
@@ -67,31 +64,16 @@ class Watched:
         """Rate watched over rate alone."""
         return on_over_off(self.slices)
 
+    @property
+    def cores(self) -> float:
+        """CPU time of the publishing thread and of `autotune watch`, likewise."""
+        on = [s for s in self.slices if s.on]
+        return sum(s.own_cpu_seconds for s in on) / sum(s.seconds for s in on)
+
     def mean_rate(self, on: bool) -> float:
         """samples/s over all slices that were watched, or that were not."""
         chosen = [s for s in self.slices if s.on == on]
         return sum(s.samples for s in chosen) / sum(s.seconds for s in chosen)
-
-
-class Meter:
-    """A process's CPU time from the first batch to the last window."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._ticks = float(os.sysconf("SC_CLK_TCK"))
-        self._began: float | None = None
-        self.cpu_seconds = 0.0
-
-    def __call__(self, event: Event) -> None:
-        """An event of the worker."""
-        if event.event == "first_batch":
-            self._began = self._cpu()
-        elif event.event in ("window", "finished") and self._began is not None:
-            self.cpu_seconds = self._cpu() - self._began
-
-    def _cpu(self) -> float:
-        fields = processes.stat_fields(self._pid)
-        return 0.0 if fields is None else (int(fields[11]) + int(fields[12])) / self._ticks
 
 
 @contextmanager
@@ -145,9 +127,8 @@ def measure(runner: _common.Runner, target: str, pairs: int, seed: int) -> Watch
             settle_seconds=SETTLE_SECONDS,
             seed=seed,
         )
-        meter = Meter(pid)
         with _environment({**plan.in_environment(), LIVE_VARIABLE: str(folder)}):
-            result = runner.measure(SWITCHED, TARGETS[target], seconds, on_event=meter)
+            result = runner.measure(SWITCHED, TARGETS[target], seconds)
         if result.measurement is None:
             raise AutotuneError(f"{target} failed: {_common.why_failed(result)}")
         lines = FolderChannel(folder).read()
@@ -157,7 +138,6 @@ def measure(runner: _common.Runner, target: str, pairs: int, seed: int) -> Watch
     return Watched(
         target=target,
         slices=slices,
-        watcher_cores=meter.cpu_seconds / on,
         publisher_cores=(lines[-1].cost_seconds - lines[0].cost_seconds) / on,
         lines=len(lines),
         dropped=lines[-1].dropped,
@@ -184,15 +164,14 @@ def report(runs: Sequence[Watched], command: str, facts: Mapping[str, Any]) -> s
         "watched, samples/s",
         "watched / alone (95 %)",
         "publishing thread, of a core",
-        "`autotune watch`, of a core",
-        "both, of the machine",
+        "with `autotune watch`, of a core",
+        "of the machine",
         "lines",
         "dropped",
     ]
     rows = []
     for run in runs:
         ratio = run.ratio
-        both = (run.watcher_cores + run.publisher_cores) / facts["cores"]
         rows.append(
             [
                 run.target,
@@ -201,8 +180,8 @@ def report(runs: Sequence[Watched], command: str, facts: Mapping[str, Any]) -> s
                 run.mean_rate(True),
                 f"{ratio.ratio:.4f} ({ratio.low:.4f} to {ratio.high:.4f})",
                 _percent(run.publisher_cores),
-                _percent(run.watcher_cores),
-                _percent(both),
+                _percent(run.cores),
+                _percent(run.cores / facts["cores"]),
                 run.lines,
                 run.dropped,
             ]
