@@ -116,8 +116,8 @@ def most_telling(trials: Sequence[FrozenTrial], most: int) -> list[FrozenTrial]:
 
     Args:
         trials: completed, of one objective that is maximized.
-        most: to choose; where there are no more, all are kept. Half of them are the best ones, up
-            to a quarter broke a constraint.
+        most: to choose; where there are no more, all are kept. Half of them are the best ones, a
+            quarter at most broke a constraint, as long as there are others.
     """
     if len(trials) <= most:
         return list(trials)
@@ -126,7 +126,7 @@ def most_telling(trials: Sequence[FrozenTrial], most: int) -> list[FrozenTrial]:
     ranked = sorted(
         (t for t in trials if id(t) not in kept), key=lambda t: t.values[0], reverse=True
     )
-    warnings = _evenly(broke, most // 4)
+    warnings = _evenly(broke, max(most // 4, most - len(ranked)))
     best, others = ranked[: most // 2], ranked[most // 2 :]
     return best + _evenly(others, most - len(best) - len(warnings)) + warnings
 

@@ -30,6 +30,7 @@ from autotune.samplers.gaussian_process import (
     maximize,
     most_telling,
     neighbours,
+    without_idle_constraints,
 )
 
 SMALL: dict[str, BaseDistribution] = {
@@ -236,6 +237,30 @@ def test_the_best_and_an_even_sample_of_the_others_tell_most(values: list[int], 
         for i in range(len(found) - 1):
             between = [v for v in ranked if found[i + 1] < v < found[i]]
             assert len(between) <= gaps + 1
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(4, 30))
+def test_those_that_broke_a_constraint_are_told_too(broke: list[bool], most: int) -> None:
+    trials = [
+        optuna.trial.create_trial(value=1.0, system_attrs={"constraints:ran": 1.0 if b else -1.0})
+        for b in broke
+    ]
+    chosen = most_telling(trials, most)
+    assert len(chosen) == len({id(t) for t in chosen}) == min(most, len(trials))
+    told = sum(t.constraints["ran"] > 0 for t in chosen)
+    assert told >= min(sum(broke), most // 4)
+    if len(trials) > most:
+        assert told <= max(most // 4, most - broke.count(False))
+
+
+def test_constraints_that_always_held_are_left_out() -> None:
+    attrs = [{"constraints:ran": -1.0, "constraints:cpu": -0.5, "other": 1}] * 2
+    attrs.append({"constraints:ran": 1.0, "constraints:cpu": 0.0})
+    trials = [optuna.trial.create_trial(value=1.0, system_attrs=given) for given in attrs]
+    short = without_idle_constraints(trials)
+    assert [t.constraints for t in short] == [{"ran": -1.0}, {"ran": -1.0}, {"ran": 1.0}]
+    assert trials[0].constraints == {"ran": -1.0, "cpu": -0.5}
+    assert [t.constraints for t in without_idle_constraints(trials[:2])] == [{}, {}]
 
 
 def test_a_long_study_is_fitted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
