@@ -111,24 +111,27 @@ class DiscreteGPSampler(GPSampler):
 
 
 def most_telling(trials: Sequence[FrozenTrial], most: int) -> list[FrozenTrial]:
-    """The trials to learn from: the best ones say where the best of all may be, an even sample of
-    the others where it is not, and those that broke a constraint where not to go.
+    """The trials to learn from: the latest ones, which lie where the search is; of those before
+    the best ones, those that broke a constraint, and an even sample of all others by value.
+
+    Not simply the best ones: a value is noisy, and those of the best are so by luck in part. Fitted
+    without their unlucky neighbours they promise too much.
 
     Args:
-        trials: completed, of one objective that is maximized.
-        most: to choose; where there are no more, all are kept. Half of them are the best ones, a
-            quarter at most broke a constraint, as long as there are others.
+        trials: completed, of one objective that is maximized, in their order.
+        most: to choose; where there are no more, all are kept. Half of them are the latest, a tenth
+            the best before, a quarter at most broke a constraint, as long as there are others.
     """
     if len(trials) <= most:
         return list(trials)
-    broke = [t for t in trials if any(value > 0 for value in t.constraints.values())]
-    kept = {id(trial) for trial in broke}
-    ranked = sorted(
-        (t for t in trials if id(t) not in kept), key=lambda t: t.values[0], reverse=True
-    )
-    warnings = _evenly(broke, max(most // 4, most - len(ranked)))
-    best, others = ranked[: most // 2], ranked[most // 2 :]
-    return best + _evenly(others, most - len(best) - len(warnings)) + warnings
+    latest, before = list(trials[-(most // 2) :]), trials[: -(most // 2)]
+    broke = [t for t in before if any(value > 0 for value in t.constraints.values())]
+    warned = {id(trial) for trial in broke}
+    held = sorted((t for t in before if id(t) not in warned), key=lambda t: t.values[0])
+    best, others = held[len(held) - most // 10 :], held[: len(held) - most // 10]
+    room = most - len(latest) - len(best)
+    warnings = _evenly(broke, max(min(most // 4, room), room - len(others)))
+    return latest + best + warnings + _evenly(others, room - len(warnings))
 
 
 def _evenly(trials: list[FrozenTrial], most: int) -> list[FrozenTrial]:

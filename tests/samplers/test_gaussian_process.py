@@ -224,33 +224,37 @@ def test_what_a_first_proposal_loads_is_loaded_before_it(
     assert "study" not in told.stderr
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(2, 30))
-def test_the_best_and_an_even_sample_of_the_others_tell_most(values: list[int], most: int) -> None:
-    trials = [optuna.trial.create_trial(value=float(value)) for value in values]
-    chosen = most_telling(trials, most)
-    assert len(chosen) == len({id(t) for t in chosen}) == min(most, len(trials))
-    if len(trials) > most:
-        ranked = sorted(values, reverse=True)
-        found = sorted((t.value for t in chosen), reverse=True)
-        assert found[: most // 2] == ranked[: most // 2]
-        gaps = len(values) / (most - most // 2)  # of ranks; never a longer one than that
-        for i in range(len(found) - 1):
-            between = [v for v in ranked if found[i + 1] < v < found[i]]
-            assert len(between) <= gaps + 1
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(4, 30))
-def test_those_that_broke_a_constraint_are_told_too(broke: list[bool], most: int) -> None:
-    trials = [
-        optuna.trial.create_trial(value=1.0, system_attrs={"constraints:ran": 1.0 if b else -1.0})
-        for b in broke
+def told(values: list[int], broke: list[bool]) -> list[optuna.trial.FrozenTrial]:
+    return [
+        optuna.trial.create_trial(
+            value=float(value), system_attrs={"constraints:ran": 1.0 if b else -1.0}
+        )
+        for value, b in zip(values, broke, strict=True)
     ]
-    chosen = most_telling(trials, most)
-    assert len(chosen) == len({id(t) for t in chosen}) == min(most, len(trials))
-    told = sum(t.constraints["ran"] > 0 for t in chosen)
-    assert told >= min(sum(broke), most // 4)
-    if len(trials) > most:
-        assert told <= max(most // 4, most - broke.count(False))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=80),
+    st.integers(2, 40),
+)
+def test_the_latest_the_best_and_a_sample_of_the_others_tell_most(
+    trials: list[tuple[int, bool]], most: int
+) -> None:
+    given_trials = told([v for v, _ in trials], [b for _, b in trials])
+    chosen = most_telling(given_trials, most)
+    ids = {id(t) for t in chosen}
+    assert len(chosen) == len(ids) == min(most, len(given_trials))
+    assert ids >= {id(t) for t in given_trials[-(most // 2) :]}
+    if len(given_trials) <= most:
+        return
+    before = given_trials[: -(most // 2)]
+    held = sorted((t.values[0] for t in before if t.constraints["ran"] < 0), reverse=True)
+    found = sorted((t.values[0] for t in chosen if t.constraints["ran"] < 0), reverse=True)
+    assert all(value in found for value in held[: most // 10])
+    broke = sum(t.constraints["ran"] > 0 for t in before)
+    kept = sum(t.constraints["ran"] > 0 and id(t) in ids for t in before)
+    assert kept >= min(broke, most // 4)
+    assert kept <= max(most // 4, most - most // 2 - len(held))
 
 
 def test_constraints_that_always_held_are_left_out() -> None:
