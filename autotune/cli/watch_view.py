@@ -142,7 +142,8 @@ def _memory_series(watcher: Watcher, now: float) -> list[float | None]:
 def _table(watcher: Watcher, recent: Point) -> Text:
     """A row a stage with the queue behind it; queues of other names follow.
 
-    As text: a Rich table of this size takes ten times as long to draw, beside what is watched.
+    As text: with a Rich table `autotune watch` took more than twice the CPU time, and it runs
+    beside what is watched.
     """
     from rich.text import Text
 

@@ -36,7 +36,7 @@ _SMALLEST_DEFAULT = 2**30
 
 GIB = float(2**30)
 _FASTEST_GIB = 8.0
-"""More memory than a core can write to for the first time in a second, huge pages included."""
+"""Assumed: a core cannot write to more memory for the first time in a second."""
 _SHORTEST_SECONDS = 0.1
 _LONGEST_SECONDS = 0.3
 """Between two looks at figures that are cheap to read, however far off every limit is."""
